@@ -1,0 +1,2 @@
+//! The `iogate` command.
+fn main() {}
