@@ -1,1 +1,56 @@
-//! iogate-dma.
+//! A device's access leaves the device as (source, address, kind) and passes a
+//! chain of address spaces until it ends in memory, in an interrupt or in a
+//! fault. This crate names the parts of that sentence and the contracts
+//! between them; it implements none of the links.
+//!
+//! | part | items |
+//! |---|---|
+//! | addresses | [`Iova`], [`Gpa`], inclusive [`Span`] |
+//! | who | [`RequesterId`], [`Pasid`], [`Source`] |
+//! | what | [`Access`], [`Rights`], [`Request`] |
+//! | where it ends | [`Outcome`]: a [`Run`] of [`Memory`], a [`Message`], or a [`Fault`] |
+//! | the link | [`Translate`], told to devices through an [`Attachment`] |
+//! | how long a result may be used | [`Gate`], [`InFlight`], [`Grace`] |
+//! | the device's end | [`Port`]; [`Interrupts`]; [`FaultSink`] |
+#![forbid(unsafe_code)]
+#![warn(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
+
+mod address;
+mod attachment;
+mod fault;
+mod gate;
+mod interrupts;
+mod memory;
+mod port;
+mod request;
+mod rights;
+mod source;
+mod translate;
+
+pub use address::{Address, Gpa, Iova, Span};
+pub use attachment::Attachment;
+pub use fault::{Fault, FaultReason, FaultSink, Stage, Walk};
+pub use gate::{Gate, Grace, InFlight, Participant};
+pub use interrupts::{Interrupts, Line, Message};
+pub use memory::{Memory, MemoryError, Width};
+pub use port::{DmaError, Port};
+pub use request::{Kind, Privilege, Request};
+pub use rights::{Access, Rights};
+pub use source::{ParseRequesterIdError, Pasid, RequesterId, Source};
+pub use translate::{Outcome, Run, Translate};

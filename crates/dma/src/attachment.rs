@@ -1,0 +1,43 @@
+//! What a device is attached to at the moment.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::Translate;
+
+/// The address space that a function's requests enter, replaced by whoever
+/// manages the function and read by its [`Port`](crate::Port).
+///
+/// A reader pays one atomic load while nothing changes. After a
+/// [`set`](Self::set), wait for a [`Grace`](crate::Grace) before the old space
+/// may be taken apart.
+#[derive(Default)]
+pub struct Attachment {
+    version: AtomicU64,
+    space: Mutex<Option<Arc<dyn Translate>>>,
+}
+
+impl Attachment {
+    /// Attached to nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Attaches to `space`, or to nothing.
+    pub fn set(&self, space: Option<Arc<dyn Translate>>) {
+        let mut held = self.space.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = space;
+        self.version.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A number that changes with every [`set`](Self::set).
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+
+    /// The version and what is attached at it.
+    pub fn get(&self) -> (u64, Option<Arc<dyn Translate>>) {
+        let held = self.space.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.version(), held.clone())
+    }
+}

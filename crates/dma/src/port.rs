@@ -1,0 +1,198 @@
+//! A device model's way to memory: requests in, bytes or a fault out.
+
+use std::sync::Arc;
+
+use crate::{
+    Access, Attachment, Fault, FaultReason, FaultSink, Iova, MemoryError, Outcome, Participant,
+    Request, Source, Span, Translate,
+};
+
+/// Why a device's access did not happen. The fault is already reported.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DmaError {
+    /// The access was refused.
+    #[error(transparent)]
+    Refused(#[from] Fault),
+    /// The access is empty or passes the top of the address space.
+    #[error("the access is empty or wraps around the address space")]
+    Malformed,
+}
+
+/// The port through which one function does DMA. It belongs to the function's
+/// worker; nothing is locked and nothing is allocated on the way.
+///
+/// There is no translation cache here: the spaces that ports reach so far
+/// answer in a few nanoseconds, less than a cache that is honest about
+/// invalidation would cost.
+pub struct Port {
+    source: Source,
+    attachment: Arc<Attachment>,
+    participant: Participant,
+    faults: Arc<dyn FaultSink>,
+    version: u64,
+    space: Option<Arc<dyn Translate>>,
+}
+
+impl Port {
+    /// The port of `source`, whose requests enter the space that `attachment`
+    /// names.
+    pub fn new(
+        source: Source,
+        attachment: Arc<Attachment>,
+        participant: Participant,
+        faults: Arc<dyn FaultSink>,
+    ) -> Self {
+        let (version, space) = attachment.get();
+        Self {
+            source,
+            attachment,
+            participant,
+            faults,
+            version,
+            space,
+        }
+    }
+
+    /// Who this port's requests come from.
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// Reads `into.len()` bytes at `iova`. On an error a part may be filled.
+    pub fn read(&mut self, iova: Iova, into: &mut [u8]) -> Result<(), DmaError> {
+        let mut rest = into;
+        self.walk(iova, rest.len(), Access::Read, |outcome, length| {
+            let (now, later) = std::mem::take(&mut rest)
+                .split_at_mut_checked(length)
+                .unwrap_or_default();
+            rest = later;
+            match outcome {
+                Outcome::Memory(run) => run.read(now),
+                Outcome::Message { address } => Err(MemoryError::Absent { address: *address }),
+            }
+        })
+    }
+
+    /// Writes `from` at `iova`. On an error a part may be written.
+    pub fn write(&mut self, iova: Iova, from: &[u8]) -> Result<(), DmaError> {
+        let mut rest = from;
+        self.walk(iova, from.len(), Access::Write, |outcome, length| {
+            let (now, later) = rest.split_at_checked(length).unwrap_or_default();
+            rest = later;
+            match outcome {
+                Outcome::Memory(run) => run.write(now),
+                Outcome::Message { address } => Err(MemoryError::Absent { address: *address }),
+            }
+        })
+    }
+
+    /// Reads `N` bytes at `iova`.
+    pub fn read_array<const N: usize>(&mut self, iova: Iova) -> Result<[u8; N], DmaError> {
+        let mut bytes = [0; N];
+        self.read(iova, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reports that the function's Bus Master Enable bit kept it from making
+    /// `access`, and returns the error that the caller passes on.
+    pub fn not_master(&mut self, iova: Iova, length: u64, access: Access) -> DmaError {
+        match Span::with_length(iova, length) {
+            Some(span) => self.refuse(span, access, FaultReason::NotMaster),
+            None => DmaError::Malformed,
+        }
+    }
+
+    /// Says, in words for a person, what the device did about its last fault.
+    pub fn answered(&self, answer: &str) {
+        self.faults.answered(self.source, answer);
+    }
+
+    /// Translates piece by piece under one guard a piece and hands each to
+    /// `copy`, with its length.
+    fn walk(
+        &mut self,
+        iova: Iova,
+        length: usize,
+        access: Access,
+        mut copy: impl FnMut(&Outcome<'_>, usize) -> Result<(), MemoryError>,
+    ) -> Result<(), DmaError> {
+        let length = u64::try_from(length).map_err(|_| DmaError::Malformed)?;
+        let whole = Span::with_length(iova, length).ok_or(DmaError::Malformed)?;
+        let mut first = iova;
+        loop {
+            let Some(span) = Span::new(first, whole.last()) else {
+                return Ok(());
+            };
+            match self.piece(span, access, &mut copy) {
+                Ok(done) if done > span.last_offset() => return Ok(()),
+                Ok(done) => match first.checked_add(done) {
+                    Some(next) => first = next,
+                    None => return Ok(()),
+                },
+                Err(fault) => {
+                    self.faults.fault(&fault);
+                    return Err(DmaError::Refused(fault));
+                }
+            }
+        }
+    }
+
+    /// Does the first contiguous piece of `span`; returns its bytes, at least
+    /// one.
+    fn piece(
+        &mut self,
+        span: Span,
+        access: Access,
+        copy: &mut impl FnMut(&Outcome<'_>, usize) -> Result<(), MemoryError>,
+    ) -> Result<u64, Fault> {
+        let request = Request::new(self.source, span, access);
+        let refused = |reason| Fault {
+            source_id: request.source,
+            span,
+            access,
+            reason,
+            walk: None,
+            recoverable: false,
+        };
+        let guard = self.participant.enter();
+        // Read after entering, so that who replaces the attachment and waits
+        // for a grace knows that this worker has seen the new one.
+        if self.attachment.version() != self.version {
+            (self.version, self.space) = self.attachment.get();
+        }
+        let space = self
+            .space
+            .as_ref()
+            .ok_or_else(|| refused(FaultReason::Blocked))?;
+        let outcome = space.translate(&guard, &request)?;
+        let asked = span.last_offset().saturating_add(1);
+        let done = match &outcome {
+            Outcome::Memory(run) => run.length().min(asked),
+            Outcome::Message { .. } => asked,
+        };
+        let length = usize::try_from(done).map_err(|_| refused(FaultReason::Reserved))?;
+        if length == 0 {
+            return Err(refused(FaultReason::NotMapped));
+        }
+        copy(&outcome, length).map_err(|error| {
+            refused(match error {
+                MemoryError::Absent { .. } => FaultReason::Reserved,
+                _ => FaultReason::Revoked,
+            })
+        })?;
+        Ok(done)
+    }
+
+    fn refuse(&mut self, span: Span, access: Access, reason: FaultReason) -> DmaError {
+        let fault = Fault {
+            source_id: self.source,
+            span,
+            access,
+            reason,
+            walk: None,
+            recoverable: false,
+        };
+        self.faults.fault(&fault);
+        DmaError::Refused(fault)
+    }
+}
