@@ -16,6 +16,9 @@ pub enum DmaError {
     /// The access is empty or passes the top of the address space.
     #[error("the access is empty or wraps around the address space")]
     Malformed,
+    /// The caller's own condition stopped it; nothing is reported.
+    #[error("the access was stopped by the device")]
+    Stopped,
 }
 
 /// The port through which one function does DMA. It belongs to the function's
@@ -60,8 +63,20 @@ impl Port {
 
     /// Reads `into.len()` bytes at `iova`. On an error a part may be filled.
     pub fn read(&mut self, iova: Iova, into: &mut [u8]) -> Result<(), DmaError> {
+        self.read_while(iova, into, || true)
+    }
+
+    /// Like [`read`](Self::read), for as long as `alive` says yes. It is asked
+    /// under the guard of each piece: who makes it say no and then waits for
+    /// a [`Grace`](crate::Grace) has seen the last of the access.
+    pub fn read_while(
+        &mut self,
+        iova: Iova,
+        into: &mut [u8],
+        alive: impl Fn() -> bool,
+    ) -> Result<(), DmaError> {
         let mut rest = into;
-        self.walk(iova, rest.len(), Access::Read, |outcome, length| {
+        self.walk(iova, rest.len(), Access::Read, alive, |outcome, length| {
             let (now, later) = std::mem::take(&mut rest)
                 .split_at_mut_checked(length)
                 .unwrap_or_default();
@@ -75,8 +90,19 @@ impl Port {
 
     /// Writes `from` at `iova`. On an error a part may be written.
     pub fn write(&mut self, iova: Iova, from: &[u8]) -> Result<(), DmaError> {
+        self.write_while(iova, from, || true)
+    }
+
+    /// Like [`write`](Self::write), for as long as `alive` says yes, as in
+    /// [`read_while`](Self::read_while).
+    pub fn write_while(
+        &mut self,
+        iova: Iova,
+        from: &[u8],
+        alive: impl Fn() -> bool,
+    ) -> Result<(), DmaError> {
         let mut rest = from;
-        self.walk(iova, from.len(), Access::Write, |outcome, length| {
+        self.walk(iova, from.len(), Access::Write, alive, |outcome, length| {
             let (now, later) = rest.split_at_checked(length).unwrap_or_default();
             rest = later;
             match outcome {
@@ -114,6 +140,7 @@ impl Port {
         iova: Iova,
         length: usize,
         access: Access,
+        alive: impl Fn() -> bool,
         mut copy: impl FnMut(&Outcome<'_>, usize) -> Result<(), MemoryError>,
     ) -> Result<(), DmaError> {
         let length = u64::try_from(length).map_err(|_| DmaError::Malformed)?;
@@ -123,9 +150,10 @@ impl Port {
             let Some(span) = Span::new(first, whole.last()) else {
                 return Ok(());
             };
-            match self.piece(span, access, &mut copy) {
-                Ok(done) if done > span.last_offset() => return Ok(()),
-                Ok(done) => match first.checked_add(done) {
+            match self.piece(span, access, &alive, &mut copy) {
+                Ok(None) => return Err(DmaError::Stopped),
+                Ok(Some(done)) if done > span.last_offset() => return Ok(()),
+                Ok(Some(done)) => match first.checked_add(done) {
                     Some(next) => first = next,
                     None => return Ok(()),
                 },
@@ -138,13 +166,14 @@ impl Port {
     }
 
     /// Does the first contiguous piece of `span`; returns its bytes, at least
-    /// one.
+    /// one, or `None` when `alive` says no.
     fn piece(
         &mut self,
         span: Span,
         access: Access,
+        alive: &impl Fn() -> bool,
         copy: &mut impl FnMut(&Outcome<'_>, usize) -> Result<(), MemoryError>,
-    ) -> Result<u64, Fault> {
+    ) -> Result<Option<u64>, Fault> {
         let request = Request::new(self.source, span, access);
         let refused = |reason| Fault {
             source_id: request.source,
@@ -155,6 +184,9 @@ impl Port {
             recoverable: false,
         };
         let guard = self.participant.enter();
+        if !alive() {
+            return Ok(None);
+        }
         // Read after entering, so that who replaces the attachment and waits
         // for a grace knows that this worker has seen the new one.
         if self.attachment.version() != self.version {
@@ -180,7 +212,7 @@ impl Port {
                 _ => FaultReason::Revoked,
             })
         })?;
-        Ok(done)
+        Ok(Some(done))
     }
 
     fn refuse(&mut self, span: Span, access: Access, reason: FaultReason) -> DmaError {
