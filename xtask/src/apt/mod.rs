@@ -1,0 +1,8 @@
+//! Packages without installing anything: a private apt downloads and verifies them from the
+//! mirror the machine itself is set up with, and they are unpacked under `target/xtask`.
+
+mod fetch;
+mod mirror;
+
+pub(crate) use fetch::Apt;
+pub(crate) use mirror::Mirror;

@@ -1,0 +1,99 @@
+//! The clients tier: programs on the raw uAPI in C, on the `vfio-ioctls` crate, and our own `probe`.
+
+use std::path::Path;
+
+use super::{Case, Tier};
+use crate::place::Person;
+use crate::process::Job;
+use crate::setup::{Bench, Linkage};
+use crate::verdict::Stop;
+
+/// The groups of checks that `tests/clients/c` knows.
+const C_GROUPS: [&str; 8] = [
+    "legacy",
+    "interrupts",
+    "dma",
+    "rules",
+    "nvme",
+    "lifecycle",
+    "iommufd",
+    "hostile",
+];
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for person in Person::ALL {
+        for (linkage, word) in [(Linkage::Dynamic, "dynamic"), (Linkage::Static, "static")] {
+            for group in C_GROUPS {
+                cases.push(Case::new(
+                    Tier::Clients,
+                    format!("c/{group}/{word}/{person}"),
+                    move |bench, log| {
+                        let client = bench.c_client(linkage)?;
+                        client_run(bench, log, person, &client, group)
+                    },
+                ));
+            }
+        }
+        for backend in ["legacy", "iommufd"] {
+            cases.push(Case::new(
+                Tier::Clients,
+                format!("vfio-ioctls/{backend}/{person}"),
+                move |bench, log| {
+                    let client = bench.rust_client()?;
+                    client_run(bench, log, person, &client, backend)
+                },
+            ));
+        }
+        cases.push(Case::new(
+            Tier::Clients,
+            format!("probe/{person}"),
+            move |bench, log| probe(bench, log, person),
+        ));
+    }
+    cases
+}
+
+/// `iogate run -- CLIENT GROUP`, which prints `ok NAME` for each of its checks and `done` at its end.
+fn client_run(
+    bench: &Bench,
+    log: &Path,
+    person: Person,
+    client: &Path,
+    group: &str,
+) -> Result<(), Stop> {
+    let place = bench.place(person)?;
+    let mut command = place.command(&bench.iogate_of(&place)?);
+    command
+        .args(["run", "--"])
+        .arg(place.program(client)?)
+        .arg(group);
+    let ended = Job::new(command, log)
+        .user(place.user)
+        .limit(120)
+        .run()?
+        .success(&format!("client {group}"))?;
+    if ended.log.lines().any(|line| line == "done") {
+        Ok(())
+    } else {
+        Err(Stop::failed("the client did not come to its end"))
+    }
+}
+
+fn probe(bench: &Bench, log: &Path, person: Person) -> Result<(), Stop> {
+    let place = bench.place(person)?;
+    let mut command = place.command(&bench.iogate_of(&place)?);
+    command.args(["run", "--", "iogate", "probe"]);
+    let ended = Job::new(command, log)
+        .user(place.user)
+        .limit(60)
+        .output(place.scratch().join("probe.out"))
+        .run()?
+        .success("iogate probe")?;
+    for word in ["edu", "nvme"] {
+        if !ended.output.to_lowercase().contains(word) {
+            return Err(Stop::failed(format!("probe does not tell of the {word}")));
+        }
+    }
+    Ok(())
+}
