@@ -7,6 +7,7 @@
 //! | what every model has in common | [`Endpoint`], built by a [`Builder`] |
 //! | what a model's worker uses | [`Bus`], which dies with the [`Life`] it belongs to |
 //! | configuration registers | [`config`] |
+//! | buses, bridges, isolation | [`topology`] |
 //!
 //! An [`Endpoint`] answers the configuration space, knows the BARs and sends
 //! the interrupts. A model owns one and lends it by [`Function::endpoint`]:
@@ -66,6 +67,7 @@ mod function;
 mod layout;
 mod message;
 mod msix;
+pub mod topology;
 
 pub use bar::{Bar, BarSpace, BarWidth};
 pub use bus::{Bus, BusError, Life};
