@@ -1,0 +1,162 @@
+//! The memory of all programs of a session behind one numbering.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use iogate_dma::{Memory, MemoryError, Width};
+
+use crate::file::{FileRange, FileWindow};
+use crate::process::Process;
+use crate::slot::{self, ProcessSlot, Slots};
+use crate::window::check_aligned;
+
+/// Shared files and processes as one [`Memory`]; the crate's documentation has
+/// the numbering.
+///
+/// A `load` or `store` in a process is one system call, not one access of the
+/// bus: the program may see a part of it. `compare_exchange` there is
+/// [`MemoryError::NotAtomic`]. In shared files all three are atomic.
+pub struct ClientMemory {
+    files: Arc<FileWindow>,
+    slots: Arc<Slots>,
+}
+
+impl ClientMemory {
+    /// Reserves the window: addresses, no memory. Installs the process-wide
+    /// fault handler the first time.
+    ///
+    /// # Errors
+    /// `ENOMEM` if not even 64 MiB of addresses are to be had (`RLIMIT_AS`).
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            files: Arc::new(FileWindow::new()?),
+            slots: Arc::new(Slots::new()),
+        })
+    }
+
+    /// Makes `length` bytes of a shared file from `offset` on reachable. The
+    /// file is mapped as a whole and once, however many ranges are made, and
+    /// stays mapped, with its memory, until the last range is dropped.
+    ///
+    /// # Errors
+    /// `EINVAL` for an empty range or one that wraps, `EFAULT` if the file
+    /// ends before it, `ENODEV` if it is no regular file, `EACCES` or `EPERM`
+    /// if it may not be mapped so, `ENOMEM` if the window has no room for the
+    /// whole file.
+    pub fn map_file(
+        &self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        length: u64,
+        writable: bool,
+    ) -> io::Result<FileRange> {
+        self.files.map(file, offset, length, writable)
+    }
+
+    /// Gives a process a slot.
+    ///
+    /// # Errors
+    /// `ENOSPC` if all 65,535 are in use.
+    pub fn add_process(&self, process: Arc<Process>) -> io::Result<ProcessSlot> {
+        self.slots.add(process)
+    }
+
+    /// Calls `access` with the process of slot `number`, and gives its error
+    /// the address that it has here.
+    fn in_process<T>(
+        &self,
+        number: u16,
+        va: u64,
+        length: usize,
+        access: impl FnOnce(&Process) -> Result<T, MemoryError>,
+    ) -> Result<T, MemoryError> {
+        let slot = self.slots.get(number);
+        let process = slot.as_ref().and_then(|slot| slot.as_deref());
+        let process = process.filter(|_| slot::fits(va, length));
+        let process = process.ok_or(MemoryError::Absent {
+            address: slot::join(number, va),
+        })?;
+        access(process).map_err(|error| match error {
+            MemoryError::Absent { address } => MemoryError::Absent {
+                address: slot::join(number, address),
+            },
+            MemoryError::Gone { address } => MemoryError::Gone {
+                address: slot::join(number, address),
+            },
+            other => other,
+        })
+    }
+}
+
+impl Memory for ClientMemory {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+        match slot::split(address) {
+            (0, offset) => self.files.window().read(offset, into),
+            (number, va) => {
+                self.in_process(number, va, into.len(), |process| process.read(va, into))
+            }
+        }
+    }
+
+    fn write(&self, address: u64, from: &[u8]) -> Result<(), MemoryError> {
+        match slot::split(address) {
+            (0, offset) => self.files.window().write(offset, from),
+            (number, va) => self.in_process(number, va, from.len(), |process| {
+                process.write_pinned(va, from)
+            }),
+        }
+    }
+
+    fn load(&self, address: u64, width: Width) -> Result<u64, MemoryError> {
+        match slot::split(address) {
+            (0, offset) => self.files.window().load(offset, width),
+            _ => {
+                check_aligned(address, width)?;
+                let mut bytes = [0; 8];
+                self.read(address, low(&mut bytes, width))?;
+                Ok(u64::from_le_bytes(bytes))
+            }
+        }
+    }
+
+    fn store(&self, address: u64, width: Width, value: u64) -> Result<(), MemoryError> {
+        match slot::split(address) {
+            (0, offset) => self.files.window().store(offset, width, value),
+            _ => {
+                check_aligned(address, width)?;
+                self.write(address, low(&mut value.to_le_bytes(), width))
+            }
+        }
+    }
+
+    fn compare_exchange(
+        &self,
+        address: u64,
+        width: Width,
+        current: u64,
+        new: u64,
+    ) -> Result<u64, MemoryError> {
+        match slot::split(address) {
+            (0, offset) => self
+                .files
+                .window()
+                .compare_exchange(offset, width, current, new),
+            _ => {
+                check_aligned(address, width)?;
+                Err(MemoryError::NotAtomic { address })
+            }
+        }
+    }
+}
+
+/// The bytes that an access of `width` moves.
+fn low(bytes: &mut [u8; 8], width: Width) -> &mut [u8] {
+    let (low, _) = match width {
+        Width::Byte => bytes.split_at_mut(1),
+        Width::Word => bytes.split_at_mut(2),
+        Width::Dword => bytes.split_at_mut(4),
+        Width::Qword => bytes.split_at_mut(8),
+    };
+    low
+}

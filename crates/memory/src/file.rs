@@ -1,0 +1,215 @@
+//! Shared files in the window: each mapped once, with room to grow, for as
+//! long as a range of it is in use.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use crate::free::FreeSpace;
+use crate::window::Window;
+
+/// Room that every file gets while there is enough of the window.
+const ROOM: u64 = 64 << 20;
+/// Alignment of a mapping, so that shared memory may use huge pages; more for
+/// files whose own pages are larger, up to the largest page of the machine.
+const ALIGNMENT: u64 = 2 << 20;
+const LARGEST_PAGE: u64 = 1 << 30;
+
+/// What names a file while one of its mappings exists: device and inode.
+type FileKey = (u64, u64);
+
+/// One mapping of a file, from the file's first byte on.
+struct Mapping {
+    base: u64,
+    room: u64,
+    writable: bool,
+    users: usize,
+}
+
+struct Files {
+    free: FreeSpace,
+    /// A file has more than one mapping if it outgrew one that was in use, or
+    /// if it was wanted writable after a mapping for reading.
+    mappings: HashMap<FileKey, Vec<Mapping>>,
+}
+
+/// The window and the files that are mapped in it.
+pub(crate) struct FileWindow {
+    window: Window,
+    files: Mutex<Files>,
+}
+
+impl FileWindow {
+    pub(crate) fn new() -> io::Result<Self> {
+        let window = Window::new()?;
+        let files = Files {
+            free: FreeSpace::new(window.length()),
+            mappings: HashMap::new(),
+        };
+        Ok(Self {
+            window,
+            files: Mutex::new(files),
+        })
+    }
+
+    pub(crate) fn window(&self) -> &Window {
+        &self.window
+    }
+
+    pub(crate) fn map(
+        self: &Arc<Self>,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        length: u64,
+        writable: bool,
+    ) -> io::Result<FileRange> {
+        let end = offset.checked_add(length).filter(|_| length > 0);
+        let end = end.ok_or(Errno::INVAL)?;
+        let stat = rustix::fs::fstat(file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Errno::NODEV.into());
+        }
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        if end > size {
+            return Err(Errno::FAULT.into());
+        }
+        let key = (stat.st_dev, stat.st_ino);
+        let mut files = self.files();
+        let files = &mut *files;
+        let known = files.mappings.entry(key).or_default();
+        let serves =
+            |mapping: &&mut Mapping| end <= mapping.room && (mapping.writable || !writable);
+        let base = if let Some(mapping) = known.iter_mut().find(serves) {
+            mapping.users = mapping.users.saturating_add(1);
+            Ok(mapping.base)
+        } else {
+            let page = u64::try_from(stat.st_blksize).unwrap_or(0);
+            place(&self.window, &mut files.free, file, size, page, writable).map(|mapping| {
+                let base = mapping.base;
+                known.push(mapping);
+                base
+            })
+        };
+        if known.is_empty() {
+            files.mappings.remove(&key);
+        }
+        let base = base?;
+        Ok(FileRange {
+            files: Arc::clone(self),
+            key,
+            base,
+            address: base.saturating_add(offset),
+            length,
+        })
+    }
+
+    fn release(&self, key: FileKey, base: u64) {
+        let mut files = self.files();
+        let files = &mut *files;
+        let Some(known) = files.mappings.get_mut(&key) else {
+            return;
+        };
+        let Some(index) = known.iter().position(|mapping| mapping.base == base) else {
+            return;
+        };
+        if let Some(mapping) = known.get_mut(index) {
+            mapping.users = mapping.users.saturating_sub(1);
+            if mapping.users > 0 {
+                return;
+            }
+        }
+        let mapping = known.swap_remove(index);
+        if known.is_empty() {
+            files.mappings.remove(&key);
+        }
+        // If the kernel refuses, the file stays mapped and its addresses are
+        // not given to another.
+        if self.window.hide(mapping.base, mapping.room).is_ok() {
+            files.free.put(mapping.base, mapping.room);
+        }
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Maps a whole file of `size` bytes and pages of `page` bytes, with room to
+/// grow if the window has it.
+fn place(
+    window: &Window,
+    free: &mut FreeSpace,
+    file: BorrowedFd<'_>,
+    size: u64,
+    page: u64,
+    writable: bool,
+) -> io::Result<Mapping> {
+    let alignment = match page {
+        ALIGNMENT..=LARGEST_PAGE if page.is_power_of_two() => page,
+        _ => ALIGNMENT,
+    };
+    let least = size.checked_next_multiple_of(alignment);
+    let ample = size
+        .checked_next_power_of_two()
+        .map(|room| room.max(ROOM).max(alignment));
+    let taken = [ample, least].into_iter().flatten().find_map(|room| {
+        let base = free.take(room, alignment)?;
+        Some((base, room))
+    });
+    let (base, room) = taken.ok_or(Errno::NOMEM)?;
+    match window.show(base, room, file, writable) {
+        Ok(()) => Ok(Mapping {
+            base,
+            room,
+            writable,
+            users: 1,
+        }),
+        Err(error) => {
+            free.put(base, room);
+            Err(error)
+        }
+    }
+}
+
+/// A range of a shared file that can be accessed. Dropping the last range of
+/// a file unmaps it: do that only when the grace of the mapping that was made
+/// of it has passed.
+pub struct FileRange {
+    files: Arc<FileWindow>,
+    key: FileKey,
+    base: u64,
+    address: u64,
+    length: u64,
+}
+
+impl FileRange {
+    /// The first byte's address, in the numbering of the
+    /// [`ClientMemory`](crate::ClientMemory) that it was made by.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Bytes in the range.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+}
+
+impl Drop for FileRange {
+    fn drop(&mut self) {
+        self.files.release(self.key, self.base);
+    }
+}
+
+impl std::fmt::Debug for FileRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileRange")
+            .field("address", &format_args!("{:#x}", self.address))
+            .field("length", &format_args!("{:#x}", self.length))
+            .finish_non_exhaustive()
+    }
+}
