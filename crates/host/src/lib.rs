@@ -1,1 +1,60 @@
-//! iogate-host.
+//! The kernel's object model for device assignment as pure state: containers,
+//! groups, device files, I/O address spaces, page tables. No system call is
+//! made here and no descriptor is known: a file is a [`FileId`], a client's
+//! memory is [`Pages`], who calls is a [`Caller`].
+//!
+//! What is modelled is what the kernel promises, including the oddities that
+//! programs can see; each rule names the kernel file and function.
+#![forbid(unsafe_code)]
+#![warn(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
+
+mod caller;
+mod config;
+mod container;
+mod device;
+mod error;
+mod event;
+mod group;
+mod group_file;
+mod ioas;
+mod observer;
+mod pages;
+mod private;
+mod retired;
+mod slot;
+mod state;
+
+pub use caller::{Actor, Caller, Memlock};
+pub use config::{GroupConfig, HostConfig, Iommu, MemlockMode, Reserved, ReservedKind};
+pub use device::Device;
+pub use error::{Error, ErrorKind};
+pub use event::{Event, Watch};
+pub use group::{Group, Owner};
+pub use group_file::GroupStatus;
+pub use ioas::{Ioas, MapFailure, Mapping, Reach};
+pub use observer::{Observer, SpaceId, Via};
+pub use pages::{Pages, PinError, Pinned};
+pub use private::{Piece, PrivateMemory};
+pub use retired::Retired;
+pub use state::{FileKind, Host, Node, Path, Payer};
+
+/// An open file of ours: `/dev/vfio/vfio`, a group, a device or `/dev/iommu`.
+/// Duplicates of a descriptor are the same file.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FileId(pub u64);

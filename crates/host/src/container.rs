@@ -1,0 +1,277 @@
+//! Containers: groups that share one address space. Linux
+//! `drivers/vfio/container.c` and the attach side of
+//! `drivers/vfio/vfio_iommu_type1.c`.
+
+use std::sync::Arc;
+
+use iogate_dma::Iova;
+
+use crate::state::State;
+use crate::{Error, ErrorKind, FileId, Host, Ioas, Iommu, Retired, Via};
+
+/// The page size that mappings are made of at least: the processor's.
+pub(crate) const PAGE: u64 = 4096;
+
+/// How type1 treats a range that cuts a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Version {
+    /// VFIO_TYPE1_IOMMU: the mapping's first address decides.
+    One,
+    /// VFIO_TYPE1v2_IOMMU: an error.
+    Two,
+}
+
+/// A container. It lives until its file is closed and no group is left.
+pub(crate) struct Container {
+    is_open: bool,
+    groups: Vec<u32>,
+    limit: u32,
+    pub(crate) iommu: Option<Type1>,
+}
+
+/// The IOMMU driver of a container, once it is set.
+pub(crate) struct Type1 {
+    pub(crate) version: Version,
+    pub(crate) space: Arc<Ioas>,
+    /// Page sizes that every group's IOMMU has, one bit each.
+    pub(crate) page_sizes: u64,
+    /// Whether every group's IOMMU enforces cache coherency.
+    pub(crate) coherent: bool,
+    /// Mappings that may still be made.
+    pub(crate) available: u32,
+    /// Whether dirty pages are tracked.
+    pub(crate) tracks_dirty: bool,
+    /// Mappings whose addresses are invalid.
+    pub(crate) invalid: u32,
+}
+
+impl Type1 {
+    /// Bytes of the smallest page.
+    pub(crate) fn granule(&self) -> u64 {
+        1_u64
+            .checked_shl(self.page_sizes.trailing_zeros())
+            .unwrap_or(PAGE)
+    }
+}
+
+impl Container {
+    pub(crate) fn new(limit: u32) -> Self {
+        Self {
+            is_open: true,
+            groups: Vec::new(),
+            limit,
+            iommu: None,
+        }
+    }
+}
+
+/// Extensions that VFIO_CHECK_EXTENSION knows. include/uapi/linux/vfio.h.
+mod extension {
+    pub(super) const TYPE1: u64 = 1;
+    pub(super) const TYPE1_V2: u64 = 3;
+    pub(super) const COHERENT: u64 = 4;
+    pub(super) const UNMAP_ALL: u64 = 9;
+    pub(super) const UPDATE_VADDR: u64 = 10;
+}
+
+impl State {
+    pub(crate) fn container(&mut self, file: FileId) -> Result<&mut Container, Error> {
+        self.containers.get_mut(&file).ok_or(NO_CONTAINER)
+    }
+
+    pub(crate) fn has_iommu(&self, file: FileId) -> bool {
+        let container = self.containers.get(&file);
+        container.is_some_and(|container| container.iommu.is_some())
+    }
+}
+
+impl Host {
+    /// VFIO_CHECK_EXTENSION: 1 or 0. `vfio_iommu_type1_check_extension`.
+    pub fn check_extension(&self, file: FileId, id: u64) -> Result<bool, Error> {
+        let mut state = self.lock();
+        let iommu = state.container(file)?.iommu.as_ref();
+        Ok(match id {
+            extension::TYPE1 | extension::TYPE1_V2 | extension::UNMAP_ALL => true,
+            extension::COHERENT => iommu.is_some_and(|iommu| iommu.coherent),
+            extension::UPDATE_VADDR => iommu.is_some(),
+            _ => false,
+        })
+    }
+
+    /// VFIO_SET_IOMMU: EINVAL without a group or if it is set already, ENODEV
+    /// if no driver knows `id`; else what attaching the groups says.
+    /// `vfio_ioctl_set_iommu`.
+    pub fn set_iommu(&self, file: FileId, id: u64) -> Result<(), Error> {
+        let mut state = self.lock();
+        let container = state.container(file)?;
+        if container.groups.is_empty() {
+            return Err(Error::invalid("the container has no group"));
+        }
+        if container.iommu.is_some() {
+            return Err(Error::invalid("the container's IOMMU is set already"));
+        }
+        let version = match id {
+            extension::TYPE1 => Version::One,
+            extension::TYPE1_V2 => Version::Two,
+            // The driver says that it knows it, and then refuses to be it.
+            extension::UNMAP_ALL => return Err(Error::invalid("an extension is no IOMMU type")),
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::NoDevice,
+                    "no IOMMU driver of that type",
+                ));
+            }
+        };
+        let (groups, available) = (container.groups.clone(), container.limit);
+        let space = state.new_space(&self.config);
+        let mut iommu = Type1 {
+            version,
+            space,
+            page_sizes: 0,
+            coherent: true,
+            available,
+            tracks_dirty: false,
+            invalid: 0,
+        };
+        for &number in &groups {
+            if let Err(error) = self.reserve(&state, number, &iommu.space) {
+                state.spaces.remove(&iommu.space.id());
+                return Err(error);
+            }
+        }
+        self.summarise(&state, &groups, &mut iommu);
+        for &number in &groups {
+            self.attach(state.group(number)?, Some(&iommu.space));
+        }
+        state.container(file)?.iommu = Some(iommu);
+        Ok(())
+    }
+
+    /// Adds a group to a container; if its IOMMU is set, EBUSY while addresses
+    /// are invalid and EINVAL if mappings lie where the group's devices cannot
+    /// reach. `vfio_iommu_type1_attach_group`.
+    pub(crate) fn join_container(
+        &self,
+        state: &mut State,
+        number: u32,
+        file: FileId,
+    ) -> Result<(), Error> {
+        let container = state.container(file)?;
+        if let Some(mut iommu) = container.iommu.take() {
+            let mut groups = container.groups.clone();
+            groups.push(number);
+            let joined = match iommu.invalid {
+                0 => self.reserve(state, number, &iommu.space),
+                _ => Err(Error::new(
+                    ErrorKind::Busy,
+                    "addresses of the container's mappings are invalid",
+                )),
+            };
+            if joined.is_ok() {
+                self.summarise(state, &groups, &mut iommu);
+                self.attach(state.group(number)?, Some(&iommu.space));
+            }
+            state.container(file)?.iommu = Some(iommu);
+            joined?;
+        }
+        state.container(file)?.groups.push(number);
+        Ok(())
+    }
+
+    /// Removes a group; the last takes the address space with it.
+    /// `vfio_container_detach_group`, `vfio_iommu_type1_detach_group`.
+    pub(crate) fn leave_container(
+        &self,
+        state: &mut State,
+        number: u32,
+        file: FileId,
+        retired: &mut Retired,
+    ) {
+        let Ok(container) = state.container(file) else {
+            return;
+        };
+        container.groups.retain(|member| *member != number);
+        let groups = container.groups.clone();
+        if let Some(mut iommu) = container.iommu.take() {
+            if let Ok(group) = state.group(number) {
+                self.attach(group, None);
+            }
+            if groups.is_empty() {
+                release_all(state, &iommu.space, retired);
+            } else {
+                iommu.space.release(u64::from(number));
+                self.summarise(state, &groups, &mut iommu);
+                if let Ok(container) = state.container(file) {
+                    container.iommu = Some(iommu);
+                }
+            }
+            retired.grace = Some(self.config.gate.grace());
+        }
+        state.forget_container(file);
+    }
+
+    pub(crate) fn close_container(&self, state: &mut State, file: FileId) {
+        if let Ok(container) = state.container(file) {
+            container.is_open = false;
+        }
+        state.forget_container(file);
+    }
+
+    /// The units that a group's devices stand behind.
+    fn units<'h>(&'h self, state: &'h State, number: u32) -> impl Iterator<Item = &'h Iommu> {
+        let members = state.groups.get(&number).map(|group| &group.members);
+        let members = members.into_iter().flatten();
+        members.filter_map(|&index| Some(&*self.device(index).ok()?.iommu))
+    }
+
+    fn reserve(&self, state: &State, number: u32, space: &Ioas) -> Result<(), Error> {
+        for unit in self.units(state, number) {
+            space.reserve(u64::from(number), unit).map_err(|_| {
+                Error::invalid("a mapping lies where the group's devices cannot reach")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What all groups' units have in common. Page sizes below the processor's
+    /// are folded into it. `vfio_update_pgsize_bitmap`.
+    fn summarise(&self, state: &State, groups: &[u32], iommu: &mut Type1) {
+        iommu.page_sizes = u64::MAX;
+        iommu.coherent = true;
+        for &number in groups {
+            for unit in self.units(state, number) {
+                iommu.page_sizes &= unit.page_sizes;
+                iommu.coherent &= unit.coherent;
+            }
+        }
+        let small = PAGE.saturating_sub(1);
+        if iommu.page_sizes & small != 0 {
+            iommu.page_sizes = iommu.page_sizes & !small | PAGE;
+        }
+    }
+}
+
+impl State {
+    /// A container goes when its file is closed and no group is left.
+    fn forget_container(&mut self, file: FileId) {
+        let container = self.containers.get(&file);
+        if container.is_some_and(|container| !container.is_open && container.groups.is_empty()) {
+            self.containers.remove(&file);
+        }
+    }
+}
+
+/// Removes all mappings of a space that no device is attached to any more.
+pub(crate) fn release_all(state: &mut State, space: &Arc<Ioas>, retired: &mut Retired) {
+    while let Some((span, _)) = space.space().next_area(Iova(0)) {
+        let Some(mut area) = space.unmap(&mut state.private, span.first(), (Via::Release, None))
+        else {
+            break;
+        };
+        state.unaccount(area.payload.accounted);
+        retired.pages.extend(area.payload.take_pinned());
+    }
+    state.spaces.remove(&space.id());
+}
+
+const NO_CONTAINER: Error = Error::invalid("the container is not open");

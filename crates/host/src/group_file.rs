@@ -1,0 +1,211 @@
+//! What a program does with `/dev/vfio/N`. Linux `drivers/vfio/group.c`.
+
+use crate::state::{File, State};
+use crate::{Error, ErrorKind, FileId, FileKind, Group, Host, Owner, Path, Retired};
+
+/// What VFIO_GROUP_GET_STATUS says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GroupStatus {
+    /// Its devices can be used.
+    pub viable: bool,
+    /// It was set to a container.
+    pub has_container: bool,
+}
+
+impl Group {
+    /// Whether its node can be opened: EBUSY while it is open or a device of
+    /// it is bound by its own node. `vfio_group_fops_open`.
+    pub(crate) fn check_open(&self) -> Result<(), Error> {
+        if self.bound_devices > 0 {
+            return Err(busy("a device of the group is bound to an iommufd"));
+        }
+        if self.opener.is_some() {
+            return Err(busy("the group is open already"));
+        }
+        Ok(())
+    }
+}
+
+impl Host {
+    /// VFIO_GROUP_GET_STATUS. `vfio_group_ioctl_get_status`.
+    pub fn group_status(&self, number: u32) -> Result<GroupStatus, Error> {
+        let mut state = self.lock();
+        let group = state.group(number)?;
+        Ok(GroupStatus {
+            viable: group.is_viable(),
+            has_container: group.has_container(),
+        })
+    }
+
+    /// VFIO_GROUP_SET_CONTAINER with a container: EINVAL if the group has one,
+    /// EBADFD if `container` is no container, EPERM if somebody else does DMA
+    /// with the group's devices; else what attaching to its address space
+    /// says. `vfio_group_ioctl_set_container`, `vfio_container_attach_group`.
+    pub fn set_container(&self, number: u32, container: FileId) -> Result<Retired, Error> {
+        let mut state = self.lock();
+        let group = state.group(number)?;
+        if group.has_container() {
+            return Err(Error::invalid("the group was set to a container already"));
+        }
+        if self.kind(container) != Some(FileKind::Container) {
+            return Err(Error::new(
+                ErrorKind::BadFile,
+                "the descriptor is neither a container nor an iommufd",
+            ));
+        }
+        group.claim(Owner::Container(container))?;
+        if let Err(error) = self.join_container(&mut state, number, container) {
+            state.group(number)?.release();
+            return Err(error);
+        }
+        state.group(number)?.container = Some(container);
+        Ok(Retired::default())
+    }
+
+    /// VFIO_GROUP_UNSET_CONTAINER: EINVAL if it has none, EBUSY while device
+    /// files are open. `vfio_group_ioctl_unset_container`.
+    pub fn unset_container(&self, number: u32) -> Result<Retired, Error> {
+        let mut retired = Retired::default();
+        let mut state = self.lock();
+        let group = state.group(number)?;
+        if !group.has_container() {
+            return Err(Error::invalid("the group was not set to a container"));
+        }
+        if group.container.is_some() && group.device_files > 0 {
+            return Err(busy("device files of the group are open"));
+        }
+        self.detach_group(&mut state, number, &mut retired);
+        Ok(retired)
+    }
+
+    /// VFIO_GROUP_GET_DEVICE_FD: the device called `name`, which may be
+    /// followed by options. ENODEV if the group has no such device; EINVAL for
+    /// unknown options, for a token that the device has no use for, and
+    /// without a container whose IOMMU is set. `vfio_device_get_from_name`,
+    /// `vfio_pci_core_match`, `vfio_df_group_open`.
+    pub fn device_file(&self, number: u32, name: &[u8]) -> Result<FileId, Error> {
+        let mut state = self.lock();
+        let index = self.find_device(state.group(number)?, name)?;
+        let group = state.group(number)?;
+        let container = group.container;
+        if !group.has_container() {
+            return Err(Error::invalid("the group was not set to a container"));
+        }
+        if let Some(container) = container
+            && !state.has_iommu(container)
+        {
+            return Err(Error::invalid("the container's IOMMU was not set"));
+        }
+        self.open_device(index)?;
+        let group = state.group(number)?;
+        group.device_files = group.device_files.saturating_add(1);
+        Ok(self.enter(File {
+            kind: FileKind::Device(index),
+            path: Path::Group,
+            usable: true,
+        }))
+    }
+
+    fn find_device(&self, group: &Group, name: &[u8]) -> Result<usize, Error> {
+        for &index in &group.members {
+            let device = self.device(index)?;
+            let Some(options) = name.strip_prefix(device.name.as_bytes()) else {
+                continue;
+            };
+            if options.first().is_none_or(|byte| *byte == b' ') {
+                check_options(options)?;
+                return Ok(index);
+            }
+        }
+        Err(Error::new(
+            ErrorKind::NoDevice,
+            "the group has no device of that name",
+        ))
+    }
+
+    /// The last descriptor of a group's file went; its device files hold the
+    /// file itself. `vfio_group_fops_release`.
+    pub(crate) fn close_group(&self, state: &mut State, number: u32, retired: &mut Retired) {
+        let Ok(group) = state.group(number) else {
+            return;
+        };
+        if group.device_files > 0 {
+            group.orphaned = true;
+            return;
+        }
+        group.opener = None;
+        group.orphaned = false;
+        self.detach_group(state, number, retired);
+    }
+
+    /// A device file that was got by way of the group went.
+    /// `vfio_df_group_close`.
+    pub(crate) fn close_device(&self, state: &mut State, index: usize, retired: &mut Retired) {
+        self.shut_device(index, retired);
+        let Ok(number) = self.device(index).map(|device| device.group) else {
+            return;
+        };
+        let Ok(group) = state.group(number) else {
+            return;
+        };
+        group.device_files = group.device_files.saturating_sub(1);
+        if group.orphaned {
+            self.close_group(state, number, retired);
+        }
+    }
+
+    /// Takes the group out of its container, or from its iommufd.
+    fn detach_group(&self, state: &mut State, number: u32, retired: &mut Retired) {
+        let Ok(group) = state.group(number) else {
+            return;
+        };
+        let container = group.container.take();
+        if container.is_some() || group.compat.take().is_some() {
+            group.release();
+        }
+        if let Some(container) = container {
+            self.leave_container(state, number, container, retired);
+        }
+    }
+}
+
+/// Checks what follows a device's name: ` vf_token=UUID` at most, which only
+/// SR-IOV functions take, and none of ours is one. `vfio_pci_core_match`,
+/// `vfio_pci_validate_vf_token`.
+fn check_options(options: &[u8]) -> Result<(), Error> {
+    const TOKEN: &[u8] = b"vf_token=";
+    const UUID: usize = 36;
+    let mut token = false;
+    let mut rest = options;
+    while let Some((&byte, after)) = rest.split_first() {
+        if byte == b' ' {
+            rest = after;
+        } else if let Some(uuid) = rest.strip_prefix(TOKEN).filter(|_| !token) {
+            let (uuid, after) = uuid
+                .split_at_checked(UUID)
+                .filter(|(uuid, _)| is_uuid(uuid))
+                .ok_or(Error::invalid("vf_token is no UUID"))?;
+            debug_assert_eq!(uuid.len(), UUID);
+            token = true;
+            rest = after;
+        } else {
+            return Err(Error::invalid("unknown option after the device's name"));
+        }
+    }
+    match token {
+        true => Err(Error::invalid("the device is no SR-IOV function")),
+        false => Ok(()),
+    }
+}
+
+/// Whether `text` is five groups of hexadecimal digits.
+fn is_uuid(text: &[u8]) -> bool {
+    text.iter().enumerate().all(|(at, byte)| match at {
+        8 | 13 | 18 | 23 => *byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    })
+}
+
+fn busy(reason: &'static str) -> Error {
+    Error::new(ErrorKind::Busy, reason)
+}

@@ -1,0 +1,321 @@
+//! An I/O address space with the pages behind it: what both a type1 container
+//! and an iommufd IOAS are made of, and what devices translate through.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use iogate_dma::{
+    Access, Fault, FaultReason, InFlight, Iova, Memory, Outcome, Request, Rights, Run, Span,
+    Translate,
+};
+use iogate_space::{AddressSpace, Area, MapError, Miss, ReserveError};
+
+use crate::private::{Piece, PrivateMemory};
+use crate::{
+    Actor, HostConfig, Iommu, Observer, Pages, Payer, PinError, Pinned, ReservedKind, SpaceId, Via,
+};
+
+/// What an area keeps: the pages it names and, while devices reach them, their
+/// pins.
+pub struct Mapping {
+    /// The client's memory.
+    pub pages: Arc<dyn Pages>,
+    /// Where in `pages` the area's first byte is.
+    pub offset: u64,
+    /// Whether the client's addresses still mean these pages; false between
+    /// the two halves of a VFIO address update.
+    pub is_address_valid: bool,
+    /// Bytes counted against RLIMIT_MEMLOCK, and for whom.
+    pub accounted: Option<(Payer, u64)>,
+    pinned: Option<Box<dyn Pinned>>,
+    /// Whether some of the private memory behind it went.
+    revoked: bool,
+}
+
+impl Mapping {
+    /// `pages` from `offset` on, not pinned.
+    pub fn new(pages: Arc<dyn Pages>, offset: u64) -> Self {
+        Self {
+            pages,
+            offset,
+            is_address_valid: true,
+            accounted: None,
+            pinned: None,
+            revoked: false,
+        }
+    }
+
+    /// Whether devices reach the pages.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned.is_some()
+    }
+
+    /// The pins, to be dropped after a grace.
+    pub fn take_pinned(&mut self) -> Option<Box<dyn Pinned>> {
+        self.pinned.take()
+    }
+}
+
+/// Whether pages are pinned and reached at once, or only named.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// Devices reach the pages from now on.
+    Now,
+    /// The pages are named; [`Ioas::fill`] makes devices reach them.
+    Later,
+}
+
+/// Why pages did not become a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum MapFailure {
+    /// The space refused the range.
+    #[error(transparent)]
+    Space(#[from] MapError),
+    /// The pages could not be pinned.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+}
+
+/// An I/O address space. Changed with the object model locked, read by
+/// workers at any time. After a change that takes something away, wait for a
+/// grace and only then drop what was pinned.
+pub struct Ioas {
+    id: SpaceId,
+    space: AddressSpace<Mapping>,
+    memory: Arc<dyn Memory>,
+    observer: Arc<dyn Observer>,
+    /// Windows of interrupt messages, by who reserved them; read only when a
+    /// translation fails.
+    windows: Mutex<Vec<(u64, Span)>>,
+}
+
+impl Ioas {
+    /// An empty space of `config`'s host.
+    pub fn new(id: SpaceId, config: &HostConfig) -> Self {
+        Self {
+            id,
+            space: AddressSpace::new(Arc::clone(&config.gate)),
+            memory: Arc::clone(&config.memory),
+            observer: Arc::clone(&config.observer),
+            windows: Mutex::default(),
+        }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> SpaceId {
+        self.id
+    }
+
+    /// The areas and ranges. To add and remove areas use [`map`](Self::map)
+    /// and [`unmap`](Self::unmap), which keep the books.
+    pub fn space(&self) -> &AddressSpace<Mapping> {
+        &self.space
+    }
+
+    /// Reserves, in the name of `owner`, what devices behind `iommu` cannot
+    /// use: everything above its aperture and its reserved ranges, save the
+    /// relaxable ones. On an error nothing is reserved in that name.
+    pub fn reserve(&self, owner: u64, iommu: &Iommu) -> Result<(), ReserveError> {
+        let above = iommu.aperture_last.checked_add(1);
+        let above = above.and_then(|first| Span::new(first, Iova(u64::MAX)));
+        let reserved = iommu.reserved.iter();
+        let excluded = reserved.filter(|range| range.kind != ReservedKind::DirectRelaxable);
+        for span in above.into_iter().chain(excluded.map(|range| range.span)) {
+            if let Err(error) = self.space.reserve(owner, span) {
+                self.space.release(owner);
+                return Err(error);
+            }
+        }
+        let messages = iommu.reserved.iter();
+        let messages = messages.filter(|range| range.kind == ReservedKind::Msi);
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        windows.extend(messages.map(|range| (owner, range.span)));
+        Ok(())
+    }
+
+    /// Takes back what [`reserve`](Self::reserve) did in the name of `owner`.
+    pub fn release(&self, owner: u64) {
+        self.space.release(owner);
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        windows.retain(|(of, _)| *of != owner);
+    }
+
+    /// Makes `span` an area of `mapping`'s pages. On an error nothing has
+    /// changed.
+    pub fn map(
+        &self,
+        private: &mut PrivateMemory,
+        span: Span,
+        rights: Rights,
+        mut mapping: Mapping,
+        reach: Reach,
+        (via, by): (Via, Option<Actor>),
+    ) -> Result<(), MapFailure> {
+        let length = span.last_offset().saturating_add(1);
+        if reach == Reach::Now {
+            mapping.pinned = Some(mapping.pages.pin(mapping.offset, length, rights)?);
+        }
+        self.space
+            .map(span, rights, mapping)
+            .map_err(|(error, _)| MapFailure::Space(error))?;
+        if reach == Reach::Now && self.publish(private, span).is_none() {
+            self.space.unmap(span.first());
+            return Err(PinError::NoMemory.into());
+        }
+        self.observer.mapped(self.id, span, rights, via, by);
+        Ok(())
+    }
+
+    /// Pins the area that starts at `first` and lets devices reach it, if they
+    /// do not yet.
+    pub fn fill(&self, private: &mut PrivateMemory, first: Iova) -> Result<(), PinError> {
+        let filled = self.space.with_area(first, |area| {
+            let mapping = &mut area.payload;
+            if mapping.pinned.is_none() {
+                let length = area.span.last_offset().saturating_add(1);
+                mapping.pinned = Some(mapping.pages.pin(mapping.offset, length, area.rights)?);
+            }
+            Ok(area.span)
+        });
+        let Some(span) = filled.transpose()? else {
+            return Ok(());
+        };
+        if self.publish(private, span).is_none() {
+            // The pins never were visible, so they can go at once.
+            drop(self.clear(private, first));
+            return Err(PinError::NoMemory);
+        }
+        Ok(())
+    }
+
+    /// Takes the pages of the area that starts at `first` out of the devices'
+    /// reach; the area stays. The pins are to be dropped after a grace.
+    pub fn clear(&self, private: &mut PrivateMemory, first: Iova) -> Option<Box<dyn Pinned>> {
+        let taken = self.space.with_area(first, |area| {
+            self.forget(private, area);
+            area.payload.revoked = false;
+            (area.span, area.payload.pinned.take())
+        });
+        let (span, pinned) = taken?;
+        self.space.clear(span);
+        pinned
+    }
+
+    /// Removes the area that starts at `first`. Its pins are to be dropped
+    /// after a grace.
+    pub fn unmap(
+        &self,
+        private: &mut PrivateMemory,
+        first: Iova,
+        (via, by): (Via, Option<Actor>),
+    ) -> Option<Area<Mapping>> {
+        let mut area = self.space.unmap(first)?;
+        self.forget(private, &mut area);
+        self.observer.unmapped(self.id, area.span, via, by);
+        Some(area)
+    }
+
+    /// The memory behind `span`, which lies in one area, is gone.
+    pub(crate) fn revoke(&self, span: Span, by: Option<Actor>) {
+        self.space.revoke(span);
+        self.space
+            .with_area(span.first(), |area| area.payload.revoked = true);
+        self.observer.revoked(self.id, span, by);
+    }
+
+    /// Gives the area of `span` the output of its pins.
+    fn publish(&self, private: &mut PrivateMemory, span: Span) -> Option<()> {
+        // The segments are borrowed from the area, whose lock `fill` takes.
+        let pinned = self
+            .space
+            .with_area(span.first(), |area| area.payload.pinned.take())??;
+        let filled = self.space.fill(span.first(), pinned.segments());
+        self.space.with_area(span.first(), |area| {
+            area.payload.pinned = Some(pinned);
+            if filled.is_ok() {
+                for piece in pieces(self.id, area) {
+                    private.insert(piece);
+                }
+            }
+        });
+        filled.ok()
+    }
+
+    /// Drops what the index knows of the area's private memory.
+    fn forget(&self, private: &mut PrivateMemory, area: &mut Area<Mapping>) {
+        for piece in pieces(self.id, area) {
+            if area.payload.revoked {
+                // What is left of a piece may be several.
+                let last = piece.first.saturating_add(piece.span.last_offset());
+                for left in private.overlapping(piece.owner, piece.first, last) {
+                    if left.space == self.id && area.span.encloses(&left.span) {
+                        private.remove(left);
+                    }
+                }
+            } else {
+                private.remove(piece);
+            }
+        }
+    }
+
+    #[cold]
+    fn refuse(&self, request: &Request, miss: Miss) -> Result<Outcome<'_>, Fault> {
+        let first = request.span.first();
+        let reason = match miss {
+            Miss::Permission => FaultReason::Permission,
+            Miss::Revoked => FaultReason::Revoked,
+            Miss::NotMapped | Miss::Unfilled => {
+                let windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+                let is_message = windows.iter().any(|(_, window)| window.contains(first));
+                if is_message && request.access == Access::Write {
+                    return Ok(Outcome::Message { address: first.0 });
+                }
+                let byte = Span::new(first, first);
+                match byte.is_some_and(|byte| self.space.is_reserved(byte)) {
+                    true => FaultReason::Reserved,
+                    false => FaultReason::NotMapped,
+                }
+            }
+        };
+        Err(Fault {
+            source_id: request.source,
+            span: request.span,
+            access: request.access,
+            reason,
+            walk: None,
+            recoverable: false,
+        })
+    }
+}
+
+/// The private memory that `area`'s pins reach.
+fn pieces(space: SpaceId, area: &Area<Mapping>) -> impl Iterator<Item = Piece> {
+    let mapping = &area.payload;
+    let private = mapping.pinned.iter().flat_map(|pinned| pinned.private());
+    let start = mapping.pages.start().saturating_add(mapping.offset);
+    let owner = mapping.pages.address_space();
+    let from = area.span.first();
+    private.filter_map(move |&(offset, length)| {
+        Some(Piece {
+            owner,
+            first: start.saturating_add(offset),
+            space,
+            span: Span::with_length(from.checked_add(offset)?, length)?,
+        })
+    })
+}
+
+impl Translate for Ioas {
+    fn translate<'g>(
+        &'g self,
+        guard: &'g InFlight<'_>,
+        request: &Request,
+    ) -> Result<Outcome<'g>, Fault> {
+        match self.space.lookup(guard, request.span, request.access) {
+            Ok(hit) => {
+                let run = Run::new(&*self.memory, hit.output, hit.length, hit.rights);
+                Ok(Outcome::Memory(run))
+            }
+            Err(miss) => self.refuse(request, miss),
+        }
+    }
+}

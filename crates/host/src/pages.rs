@@ -1,0 +1,50 @@
+//! A client's memory as mappings see it: named first, pinned when a device
+//! can reach it.
+
+use std::fmt::Debug;
+
+use iogate_dma::Rights;
+use iogate_space::Segment;
+
+/// Why pages could not be pinned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PinError {
+    /// A page is absent or does not allow what the mapping would (EFAULT).
+    #[error("no usable page at {0:#x}")]
+    Fault(u64),
+    /// No more of them can be held (ENOMEM).
+    #[error("out of resources while pinning")]
+    NoMemory,
+}
+
+/// A range of a client's memory that may become the target of a mapping. Two
+/// mappings may share one.
+pub trait Pages: Send + Sync + Debug {
+    /// Makes the bytes from `offset` to `offset + length` reachable by devices
+    /// with `rights`, or fails and leaves nothing behind.
+    fn pin(&self, offset: u64, length: u64, rights: Rights) -> Result<Box<dyn Pinned>, PinError>;
+
+    /// Where the range starts: an address in the client, or an offset in a
+    /// file. Shown in reports and kept for the kernel's alignment rules.
+    fn start(&self) -> u64;
+
+    /// Whether the range names a file's pages rather than a process's.
+    fn is_file(&self) -> bool;
+
+    /// The address space that [`start`](Self::start) is an address of, as
+    /// [`Caller::address_space`](crate::Caller::address_space) numbers them.
+    /// Without meaning for a file.
+    fn address_space(&self) -> u64;
+}
+
+/// Pinned pages. Dropping it releases them: do so only when no device can use
+/// them any more.
+pub trait Pinned: Send + Sync {
+    /// Where the bytes are, in order.
+    fn segments(&self) -> &[Segment];
+
+    /// The parts, as (offset, length) from the first pinned byte, that are
+    /// gone when the client unmaps them: private memory, which only its
+    /// process can name. Shared files survive.
+    fn private(&self) -> &[(u64, u64)];
+}

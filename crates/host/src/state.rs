@@ -1,0 +1,344 @@
+//! The host: what is open, and the one lock of the object model.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use iogate_dma::{Span, Translate};
+
+use crate::container::Container;
+use crate::private::{Piece, PrivateMemory};
+use crate::slot::Slot;
+use crate::{
+    Actor, Caller, Device, Error, ErrorKind, FileId, Group, HostConfig, Ioas, Memlock, MemlockMode,
+    Retired, SpaceId,
+};
+
+/// What can be opened by name.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Node {
+    /// `/dev/vfio/vfio`.
+    Container,
+    /// `/dev/vfio/N`, by N.
+    Group(u32),
+    /// `/dev/vfio/devices/vfioN`, by index of the device.
+    Device(usize),
+    /// `/dev/iommu`.
+    Iommufd,
+}
+
+/// What an open file is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum FileKind {
+    /// A container.
+    Container,
+    /// A group, by number.
+    Group(u32),
+    /// A device, by index.
+    Device(usize),
+    /// An iommufd.
+    Iommufd,
+}
+
+/// How a device file came to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Path {
+    /// By GROUP_GET_DEVICE_FD.
+    Group,
+    /// By its own node.
+    Cdev,
+}
+
+/// On whose account pinned memory goes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Payer {
+    /// A process, by its address space: type1.
+    Process(u64),
+    /// A user, by real user id: iommufd.
+    User(u32),
+}
+
+/// An open file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct File {
+    pub(crate) kind: FileKind,
+    /// For device files.
+    pub(crate) path: Path,
+    /// Whether a device file gives access yet: one of its own node does once
+    /// it is bound.
+    pub(crate) usable: bool,
+}
+
+/// Everything that the one lock protects.
+pub(crate) struct State {
+    pub(crate) groups: BTreeMap<u32, Group>,
+    pub(crate) containers: BTreeMap<FileId, Container>,
+    pub(crate) private: PrivateMemory,
+    /// Every address space there is.
+    pub(crate) spaces: BTreeMap<SpaceId, Arc<Ioas>>,
+    next_space: u64,
+    /// Pinned bytes, while RLIMIT_MEMLOCK is enforced.
+    locked: BTreeMap<Payer, u64>,
+}
+
+/// The kernel's object model of one machine. Methods may be called from any
+/// thread; region accesses of different devices do not wait for each other.
+pub struct Host {
+    pub(crate) config: HostConfig,
+    pub(crate) slots: Vec<Slot>,
+    files: RwLock<BTreeMap<FileId, File>>,
+    next_file: AtomicU64,
+    state: Mutex<State>,
+}
+
+impl Host {
+    /// A host on which nothing is open.
+    pub fn new(config: HostConfig) -> Arc<Self> {
+        let mut groups: BTreeMap<u32, Group> = config
+            .groups
+            .iter()
+            .map(|group| (group.number, Group::new(group.number, group.viable)))
+            .collect();
+        for device in &config.devices {
+            let group = groups.entry(device.group);
+            let group = group.or_insert_with(|| Group::new(device.group, true));
+            group.members.push(device.index);
+        }
+        let slots = config.devices.iter().map(|device| Slot::new(device));
+        Arc::new(Self {
+            slots: slots.collect(),
+            files: RwLock::default(),
+            next_file: AtomicU64::new(1),
+            state: Mutex::new(State {
+                groups,
+                containers: BTreeMap::new(),
+                private: PrivateMemory::default(),
+                spaces: BTreeMap::new(),
+                next_space: 1,
+                locked: BTreeMap::new(),
+            }),
+            config,
+        })
+    }
+
+    /// What the host consists of.
+    pub fn config(&self) -> &HostConfig {
+        &self.config
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The device with this index.
+    pub fn device(&self, index: usize) -> Result<&Arc<Device>, Error> {
+        self.config.devices.get(index).ok_or(NO_DEVICE)
+    }
+
+    pub(crate) fn slot(&self, index: usize) -> Result<&Slot, Error> {
+        self.slots.get(index).ok_or(NO_DEVICE)
+    }
+
+    /// What `file` is; `None` if it is not open.
+    pub fn kind(&self, file: FileId) -> Option<FileKind> {
+        self.file(file).map(|file| file.kind)
+    }
+
+    pub(crate) fn file(&self, file: FileId) -> Option<File> {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        files.get(&file).copied()
+    }
+
+    /// Enters a file; its number was never used before.
+    pub(crate) fn enter(&self, file: File) -> FileId {
+        let id = FileId(self.next_file.fetch_add(1, Ordering::Relaxed));
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        files.insert(id, file);
+        id
+    }
+
+    /// Makes a device file of its own node give access, or take it back.
+    pub(crate) fn set_usable(&self, file: FileId, usable: bool) {
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = files.get_mut(&file) {
+            file.usable = usable;
+        }
+    }
+
+    fn leave(&self, file: FileId) -> Option<File> {
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        files.remove(&file)
+    }
+
+    /// Opens a node.
+    pub fn open(&self, node: Node, _caller: &dyn Caller) -> Result<FileId, Error> {
+        let mut state = self.lock();
+        let enter = |kind, usable| {
+            self.enter(File {
+                kind,
+                path: Path::Cdev,
+                usable,
+            })
+        };
+        match node {
+            Node::Container => {
+                let file = enter(FileKind::Container, true);
+                let limit = self.config.dma_entry_limit;
+                state.containers.insert(file, Container::new(limit));
+                Ok(file)
+            }
+            Node::Group(number) => {
+                let group = state.group(number)?;
+                group.check_open()?;
+                let file = enter(FileKind::Group(number), true);
+                group.opener = Some(file);
+                Ok(file)
+            }
+            Node::Device(index) => {
+                self.device(index)?;
+                Ok(enter(FileKind::Device(index), false))
+            }
+            Node::Iommufd => Ok(enter(FileKind::Iommufd, true)),
+        }
+    }
+
+    /// Closes a file: its last descriptor and its last mapping are gone.
+    pub fn close(&self, file: FileId) -> Retired {
+        let mut retired = Retired::default();
+        let mut state = self.lock();
+        let Some(entry) = self.leave(file) else {
+            return retired;
+        };
+        match (entry.kind, entry.path) {
+            (FileKind::Container, _) => self.close_container(&mut state, file),
+            (FileKind::Group(number), _) => self.close_group(&mut state, number, &mut retired),
+            (FileKind::Device(index), Path::Group) => {
+                self.close_device(&mut state, index, &mut retired);
+            }
+            (FileKind::Device(_), Path::Cdev) => {}
+            (FileKind::Iommufd, _) => {}
+        }
+        drop(state);
+        retired
+    }
+
+    /// The client is about to take `first..=last` of the private memory of
+    /// `address_space` away: what is mapped of it is dead from now on. The
+    /// grace passes before the client proceeds.
+    pub fn revoke(
+        &self,
+        address_space: u64,
+        first: u64,
+        last: u64,
+        by: Option<Actor>,
+    ) -> Option<iogate_dma::Grace> {
+        let mut state = self.lock();
+        let pieces = state.private.overlapping(address_space, first, last);
+        for piece in &pieces {
+            state.revoke_part(piece, first, last, by);
+        }
+        drop(state);
+        (!pieces.is_empty()).then(|| self.config.gate.grace())
+    }
+
+    /// Lets every device of a group make its requests in `space`, or in none.
+    pub(crate) fn attach(&self, group: &Group, space: Option<&Arc<Ioas>>) {
+        for &index in &group.members {
+            if let Ok(device) = self.device(index) {
+                self.attach_device(device, space);
+            }
+        }
+    }
+
+    /// Lets a device make its requests in `space`, or in none.
+    pub(crate) fn attach_device(&self, device: &Device, space: Option<&Arc<Ioas>>) {
+        let translate = space.map(|space| Arc::clone(space) as Arc<dyn Translate>);
+        device.attachment.set(translate);
+        let id = space.map(|space| space.id());
+        self.config.observer.attached(device.source, id);
+    }
+}
+
+impl State {
+    /// The group with this number: ENODEV if there is none.
+    pub(crate) fn group(&mut self, number: u32) -> Result<&mut Group, Error> {
+        self.groups.get_mut(&number).ok_or(NO_GROUP)
+    }
+
+    /// A new address space.
+    pub(crate) fn new_space(&mut self, config: &HostConfig) -> Arc<Ioas> {
+        let id = SpaceId(self.next_space);
+        self.next_space = self.next_space.saturating_add(1);
+        let space = Arc::new(Ioas::new(id, config));
+        self.spaces.insert(id, Arc::clone(&space));
+        space
+    }
+
+    /// Counts `bytes` of pinned memory of `payer` against the caller's limit:
+    /// ENOMEM if it has none left. What is returned goes to
+    /// [`unaccount`](Self::unaccount).
+    pub(crate) fn account(
+        &mut self,
+        mode: MemlockMode,
+        caller: &dyn Caller,
+        payer: Payer,
+        bytes: u64,
+    ) -> Result<Option<(Payer, u64)>, Error> {
+        if mode == MemlockMode::Off {
+            return Ok(None);
+        }
+        let Memlock::Limit(limit) = caller.memlock() else {
+            return Ok(None);
+        };
+        let locked = self.locked.entry(payer).or_default();
+        match locked.checked_add(bytes).filter(|total| *total <= limit) {
+            Some(total) => {
+                *locked = total;
+                Ok(Some((payer, bytes)))
+            }
+            None => Err(Error::new(
+                ErrorKind::NoMemory,
+                "the mapping exceeds RLIMIT_MEMLOCK",
+            )),
+        }
+    }
+
+    /// Gives back what was counted.
+    pub(crate) fn unaccount(&mut self, accounted: Option<(Payer, u64)>) {
+        if let Some((payer, bytes)) = accounted
+            && let Some(locked) = self.locked.get_mut(&payer)
+        {
+            *locked = locked.saturating_sub(bytes);
+        }
+    }
+
+    fn revoke_part(&mut self, piece: &Piece, first: u64, last: u64, by: Option<Actor>) {
+        let piece_last = piece.first.saturating_add(piece.span.last_offset());
+        let from = first.max(piece.first).saturating_sub(piece.first);
+        let to = last.min(piece_last).saturating_sub(piece.first);
+        let part = |from: u64, to: u64| {
+            let base = piece.span.first();
+            let span = Span::new(base.checked_add(from)?, base.checked_add(to)?)?;
+            let first = piece.first.checked_add(from)?;
+            Some(Piece {
+                first,
+                span,
+                ..*piece
+            })
+        };
+        if let (Some(gone), Some(space)) = (part(from, to), self.spaces.get(&piece.space)) {
+            space.revoke(gone.span, by);
+        }
+        self.private.remove(*piece);
+        let before = from.checked_sub(1).and_then(|to| part(0, to));
+        let after = to
+            .checked_add(1)
+            .and_then(|from| part(from, piece.span.last_offset()));
+        for left in before.into_iter().chain(after) {
+            self.private.insert(left);
+        }
+    }
+}
+
+const NO_GROUP: Error = Error::new(ErrorKind::NoDevice, "there is no such group");
+const NO_DEVICE: Error = Error::new(ErrorKind::NoDevice, "there is no such device");
