@@ -6,9 +6,18 @@
 //! translation any more. Entering and leaving are one store each, on a cache
 //! line of the worker's own.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::PoisonError;
+
+#[cfg(loom)]
+use loom::{
+    sync::atomic::{AtomicU64, Ordering, fence},
+    sync::{Arc, Mutex},
+};
+#[cfg(not(loom))]
+use std::{
+    sync::atomic::{AtomicU64, Ordering, fence},
+    sync::{Arc, Mutex},
+};
 
 const OUTSIDE: u64 = 0;
 
@@ -19,14 +28,14 @@ struct Seat(AtomicU64);
 /// The meeting point of workers and of those who take mappings away.
 pub struct Gate {
     epoch: AtomicU64,
-    seats: Mutex<Vec<Weak<Seat>>>,
+    seats: Mutex<Vec<Arc<Seat>>>,
 }
 
 impl Default for Gate {
     fn default() -> Self {
         Self {
             epoch: AtomicU64::new(1),
-            seats: Mutex::default(),
+            seats: Mutex::new(Vec::new()),
         }
     }
 }
@@ -38,13 +47,24 @@ impl Gate {
     }
 
     /// Adds a worker. It leaves for good when the participant is dropped.
+    #[cfg(not(loom))]
     pub fn join(self: &Arc<Self>) -> Participant {
+        Self::admit(self)
+    }
+
+    /// [`join`](Self::join), in the form that loom's `Arc` allows.
+    #[cfg(loom)]
+    pub fn admit_for_loom(gate: &Arc<Self>) -> Participant {
+        Self::admit(gate)
+    }
+
+    fn admit(gate: &Arc<Self>) -> Participant {
         let seat = Arc::new(Seat(AtomicU64::new(OUTSIDE)));
-        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        seats.retain(|seat| seat.strong_count() > 0);
-        seats.push(Arc::downgrade(&seat));
+        let mut seats = gate.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        seats.push(Arc::clone(&seat));
+        drop(seats);
         Participant {
-            gate: Arc::clone(self),
+            gate: Arc::clone(gate),
             seat,
         }
     }
@@ -54,12 +74,11 @@ impl Gate {
     pub fn grace(&self) -> Grace {
         let epoch = self.epoch.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
-        seats.retain(|seat| seat.strong_count() > 0);
+        let seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
         let older = seats
             .iter()
-            .filter_map(Weak::upgrade)
             .filter(|seat| is_older(seat, epoch))
+            .map(Arc::clone)
             .collect();
         Grace { epoch, older }
     }
@@ -86,6 +105,17 @@ impl Participant {
         // seat is seen as taken.
         fence(Ordering::SeqCst);
         InFlight { seat: &self.seat }
+    }
+}
+
+impl Drop for Participant {
+    fn drop(&mut self) {
+        let mut seats = self
+            .gate
+            .seats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        seats.retain(|seat| !Arc::ptr_eq(seat, &self.seat));
     }
 }
 
@@ -121,18 +151,26 @@ impl Grace {
         let mut rounds = 0_u32;
         while !self.has_passed() {
             rounds = rounds.saturating_add(1);
-            if rounds < 64 {
-                std::hint::spin_loop();
-            } else if rounds < 1024 {
-                std::thread::yield_now();
-            } else {
-                std::thread::sleep(Duration::from_micros(50));
-            }
+            pause(rounds);
         }
     }
 }
 
-#[cfg(test)]
+#[cfg(loom)]
+fn pause(_: u32) {
+    loom::thread::yield_now();
+}
+
+#[cfg(not(loom))]
+fn pause(rounds: u32) {
+    match rounds {
+        0..64 => std::hint::spin_loop(),
+        64..1024 => std::thread::yield_now(),
+        _ => std::thread::sleep(std::time::Duration::from_micros(50)),
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
