@@ -34,4 +34,9 @@ pub trait Caller {
 
     /// Whether the process has CAP_SYS_RAWIO.
     fn has_raw_io(&self) -> bool;
+
+    /// Whether the process has CAP_SYS_RESOURCE.
+    fn has_sys_resource(&self) -> bool {
+        false
+    }
 }

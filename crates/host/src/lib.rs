@@ -25,6 +25,7 @@
 )]
 
 mod caller;
+mod cdev;
 mod config;
 mod container;
 mod device;
@@ -33,6 +34,8 @@ mod event;
 mod group;
 mod group_file;
 mod ioas;
+pub mod iommufd;
+mod kvm;
 mod observer;
 mod pages;
 mod private;
@@ -48,6 +51,7 @@ pub use event::{Event, Watch};
 pub use group::{Group, Owner};
 pub use group_file::GroupStatus;
 pub use ioas::{Ioas, MapFailure, Mapping, Reach};
+pub use kvm::Coherency;
 pub use observer::{Observer, SpaceId, Via};
 pub use pages::{Pages, PinError, Pinned};
 pub use private::{Piece, PrivateMemory};

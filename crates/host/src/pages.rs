@@ -31,6 +31,12 @@ pub trait Pages: Send + Sync + Debug {
     /// Whether the range names a file's pages rather than a process's.
     fn is_file(&self) -> bool;
 
+    /// Whether a mapping of them may allow writes: not if they were named for
+    /// one that does not, as the copy of a read-only mapping finds them.
+    fn is_writable(&self) -> bool {
+        true
+    }
+
     /// The address space that [`start`](Self::start) is an address of, as
     /// [`Caller::address_space`](crate::Caller::address_space) numbers them.
     /// Without meaning for a file.

@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use iogate_dma::{Span, Translate};
 
+use crate::cdev::Binding;
 use crate::container::Container;
+use crate::iommufd::{Context, Ledger};
+use crate::kvm::Machines;
 use crate::private::{Piece, PrivateMemory};
 use crate::slot::Slot;
 use crate::{
@@ -73,12 +76,19 @@ pub(crate) struct File {
 pub(crate) struct State {
     pub(crate) groups: BTreeMap<u32, Group>,
     pub(crate) containers: BTreeMap<FileId, Container>,
+    pub(crate) iommufds: BTreeMap<FileId, Context>,
+    /// Files of devices' own nodes that are bound, and to what.
+    pub(crate) bindings: BTreeMap<FileId, Binding>,
+    /// Virtual machines that were told of files.
+    pub(crate) machines: Machines,
     pub(crate) private: PrivateMemory,
     /// Every address space there is.
     pub(crate) spaces: BTreeMap<SpaceId, Arc<Ioas>>,
     next_space: u64,
     /// Pinned bytes, while RLIMIT_MEMLOCK is enforced.
     locked: BTreeMap<Payer, u64>,
+    /// The same for the pages that iommufd mappings share.
+    pub(crate) ledger: Arc<Ledger>,
 }
 
 /// The kernel's object model of one machine. Methods may be called from any
@@ -112,10 +122,14 @@ impl Host {
             state: Mutex::new(State {
                 groups,
                 containers: BTreeMap::new(),
+                iommufds: BTreeMap::new(),
+                bindings: BTreeMap::new(),
+                machines: Machines::default(),
                 private: PrivateMemory::default(),
                 spaces: BTreeMap::new(),
                 next_space: 1,
                 locked: BTreeMap::new(),
+                ledger: Arc::default(),
             }),
             config,
         })
@@ -198,7 +212,11 @@ impl Host {
                 self.device(index)?;
                 Ok(enter(FileKind::Device(index), false))
             }
-            Node::Iommufd => Ok(enter(FileKind::Iommufd, true)),
+            Node::Iommufd => {
+                let file = enter(FileKind::Iommufd, true);
+                state.iommufds.insert(file, Context::new());
+                Ok(file)
+            }
         }
     }
 
@@ -215,9 +233,10 @@ impl Host {
             (FileKind::Device(index), Path::Group) => {
                 self.close_device(&mut state, index, &mut retired);
             }
-            (FileKind::Device(_), Path::Cdev) => {}
-            (FileKind::Iommufd, _) => {}
+            (FileKind::Device(_), Path::Cdev) => self.close_cdev(&mut state, file, &mut retired),
+            (FileKind::Iommufd, _) => self.close_iommufd(&mut state, file, &mut retired),
         }
+        self.kvm_forget(&mut state, file);
         drop(state);
         retired
     }

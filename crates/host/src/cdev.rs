@@ -1,0 +1,140 @@
+//! What a program does with `/dev/vfio/devices/vfioN` before and after the
+//! device's own calls. Linux `drivers/vfio/device_cdev.c`.
+
+use crate::iommufd::{Attached, Failure};
+use crate::state::State;
+use crate::{Error, ErrorKind, FileId, FileKind, Host, Path, Retired};
+
+/// What an open file of a device's own node is bound to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Binding {
+    iommufd: FileId,
+    /// The device's number there.
+    id: u32,
+    /// Its index among the host's devices.
+    index: usize,
+}
+
+impl Host {
+    /// VFIO_DEVICE_BIND_IOMMUFD, first part: EINVAL for a file that was got by
+    /// way of a group or is bound, EBUSY while the group is open. Linux
+    /// `vfio_device_block_group`.
+    pub fn cdev_check_bind(&self, file: FileId) -> Result<(), Error> {
+        let mut state = self.lock();
+        self.check_bind(&mut state, file).map(drop)
+    }
+
+    /// VFIO_DEVICE_BIND_IOMMUFD. Says the device's number in the iommufd.
+    /// EBADFD if `iommufd` is none; EINVAL if another file of the device is
+    /// bound; EPERM if its group's DMA is somebody else's. Linux
+    /// `vfio_df_ioctl_bind_iommufd`, `vfio_df_open`.
+    pub fn cdev_bind(&self, file: FileId, iommufd: FileId) -> Result<u32, Error> {
+        let mut state = self.lock();
+        let index = self.check_bind(&mut state, file)?;
+        if self.kind(iommufd) != Some(FileKind::Iommufd) {
+            return Err(Error::new(
+                ErrorKind::BadFile,
+                "the descriptor is no iommufd",
+            ));
+        }
+        if state
+            .bindings
+            .values()
+            .any(|binding| binding.index == index)
+        {
+            return Err(Error::invalid("the device is bound by another file"));
+        }
+        let id = self.bind(&mut state, iommufd, index)?;
+        if let Err(error) = self.open_device(index) {
+            let mut nothing = Retired::default();
+            self.unbind(&mut state, iommufd, id, &mut nothing);
+            return Err(error);
+        }
+        let number = self.device(index)?.group;
+        let group = state.group(number)?;
+        group.bound_devices = group.bound_devices.saturating_add(1);
+        let binding = Binding { iommufd, id, index };
+        state.bindings.insert(file, binding);
+        self.set_usable(file, true);
+        Ok(id)
+    }
+
+    /// Undoes a bind whose caller could not be told.
+    pub fn cdev_unbind(&self, file: FileId) -> Retired {
+        let mut retired = Retired::default();
+        let mut state = self.lock();
+        self.set_usable(file, false);
+        self.close_cdev(&mut state, file, &mut retired);
+        retired
+    }
+
+    /// VFIO_DEVICE_ATTACH_IOMMUFD_PT: EINVAL unless bound; else as
+    /// `iommufd_device_attach` or, for a device that is attached,
+    /// `iommufd_device_replace` says. Linux
+    /// `vfio_iommufd_physical_attach_ioas`.
+    pub fn cdev_attach(&self, file: FileId, pt: u32) -> Result<Attached, Failure> {
+        let mut state = self.lock();
+        let binding = state.binding(file)?;
+        self.attach_pt(&mut state, binding.iommufd, binding.id, pt)
+    }
+
+    /// VFIO_DEVICE_DETACH_IOMMUFD_PT: EINVAL unless bound; a device that is
+    /// not attached is left alone. Linux `vfio_iommufd_physical_detach_ioas`.
+    pub fn cdev_detach(&self, file: FileId) -> Result<Retired, Error> {
+        let mut retired = Retired::default();
+        let mut state = self.lock();
+        let binding = state.binding(file)?;
+        self.detach_pt(&mut state, binding.iommufd, binding.id, &mut retired);
+        Ok(retired)
+    }
+
+    /// An attach with a PASID, which no device has: ENOENT without the object,
+    /// else EINVAL, as for page tables that were not made for PASIDs. Linux
+    /// `iommufd_hwpt_pasid_compat`.
+    pub fn cdev_attach_pasid(&self, file: FileId, pt: u32) -> Result<Attached, Failure> {
+        let state = self.lock();
+        let binding = state.binding(file)?;
+        self.check_object(&state, binding.iommufd, pt)?;
+        Err(Error::invalid("the page table was not made for PASIDs").into())
+    }
+
+    /// The device of a file that may be bound.
+    fn check_bind(&self, state: &mut State, file: FileId) -> Result<usize, Error> {
+        let entry = self.file(file);
+        let Some((FileKind::Device(index), Path::Cdev)) = entry.map(|file| (file.kind, file.path))
+        else {
+            return Err(Error::invalid(
+                "the file was not opened by the device's own node",
+            ));
+        };
+        let number = self.device(index)?.group;
+        if state.group(number)?.opener.is_some() {
+            return Err(Error::new(ErrorKind::Busy, "the device's group is open"));
+        }
+        if state.bindings.contains_key(&file) {
+            return Err(Error::invalid("the device is bound already"));
+        }
+        Ok(index)
+    }
+
+    /// The last descriptor of a device's own node went. Linux
+    /// `vfio_df_unbind_iommufd`.
+    pub(crate) fn close_cdev(&self, state: &mut State, file: FileId, retired: &mut Retired) {
+        let Some(binding) = state.bindings.remove(&file) else {
+            return;
+        };
+        self.shut_device(binding.index, retired);
+        self.unbind(state, binding.iommufd, binding.id, retired);
+        let number = self.device(binding.index).map(|device| device.group);
+        if let Ok(group) = number.and_then(|number| state.group(number)) {
+            group.bound_devices = group.bound_devices.saturating_sub(1);
+        }
+    }
+}
+
+impl State {
+    fn binding(&self, file: FileId) -> Result<Binding, Error> {
+        let binding = self.bindings.get(&file).copied();
+        binding.ok_or(Error::invalid("the device is not bound"))
+    }
+}

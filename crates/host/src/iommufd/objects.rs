@@ -1,0 +1,184 @@
+//! The objects of an iommufd and their numbers. Linux
+//! `drivers/iommu/iommufd/main.c`, `iommufd_get_object`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::hwpt::Hwpt;
+use super::ioas::IoasObject;
+use crate::{Error, ErrorKind};
+
+/// Objects that one iommufd may have: past this, ENOMEM. Linux has no number
+/// for it; there each costs its owner memory.
+const LIMIT: usize = 1 << 16;
+
+/// A device that is bound to the iommufd.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct BoundDevice {
+    /// Its index among the host's devices.
+    pub(crate) index: usize,
+    /// The number of its group.
+    pub(crate) group: u32,
+}
+
+/// What a number stands for.
+pub(crate) enum Object {
+    Device(BoundDevice),
+    Ioas(IoasObject),
+    Hwpt(Hwpt),
+}
+
+/// Objects by number: one space for all kinds, from 1, the lowest free first.
+pub(crate) struct Objects {
+    entries: BTreeMap<u32, Object>,
+    /// Free numbers below `next`.
+    free: BTreeSet<u32>,
+    next: u32,
+}
+
+impl Default for Objects {
+    fn default() -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            free: BTreeSet::new(),
+            next: 1,
+        }
+    }
+}
+
+impl Objects {
+    /// Enters an object: ENOMEM past the limit.
+    pub(crate) fn insert(&mut self, object: Object) -> Result<u32, Error> {
+        if self.entries.len() >= LIMIT {
+            return Err(Error::new(
+                ErrorKind::NoMemory,
+                "the iommufd has too many objects",
+            ));
+        }
+        let id = self.free.pop_first().unwrap_or_else(|| {
+            let id = self.next;
+            self.next = id.saturating_add(1);
+            id
+        });
+        self.entries.insert(id, object);
+        Ok(id)
+    }
+
+    /// Takes an object out; its number is free.
+    pub(crate) fn remove(&mut self, id: u32) -> Option<Object> {
+        let object = self.entries.remove(&id)?;
+        self.free.insert(id);
+        Some(object)
+    }
+
+    /// The object with this number, whatever it is: ENOENT.
+    pub(crate) fn any(&self, id: u32) -> Result<&Object, Error> {
+        self.entries.get(&id).ok_or(Error::new(
+            ErrorKind::NotFound,
+            "the iommufd has no object with this id",
+        ))
+    }
+
+    /// The IOAS with this number: ENOENT, also for an object of another type.
+    pub(crate) fn ioas(&self, id: u32) -> Result<&IoasObject, Error> {
+        match self.entries.get(&id) {
+            Some(Object::Ioas(ioas)) => Ok(ioas),
+            _ => Err(NO_IOAS),
+        }
+    }
+
+    pub(crate) fn ioas_mut(&mut self, id: u32) -> Result<&mut IoasObject, Error> {
+        match self.entries.get_mut(&id) {
+            Some(Object::Ioas(ioas)) => Ok(ioas),
+            _ => Err(NO_IOAS),
+        }
+    }
+
+    /// The page table with this number: ENOENT, also for an object of another
+    /// type.
+    pub(crate) fn hwpt(&self, id: u32) -> Result<&Hwpt, Error> {
+        match self.entries.get(&id) {
+            Some(Object::Hwpt(hwpt)) => Ok(hwpt),
+            _ => Err(Error::new(
+                ErrorKind::NotFound,
+                "the iommufd has no page table with this id",
+            )),
+        }
+    }
+
+    /// The device with this number: ENOENT, also for an object of another
+    /// type.
+    pub(crate) fn device(&self, id: u32) -> Result<BoundDevice, Error> {
+        match self.entries.get(&id) {
+            Some(Object::Device(device)) => Ok(*device),
+            _ => Err(Error::new(
+                ErrorKind::NotFound,
+                "the iommufd has no device with this id",
+            )),
+        }
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether a device is bound.
+    pub(crate) fn has_device(&self) -> bool {
+        let mut objects = self.entries.values();
+        objects.any(|object| matches!(object, Object::Device(_)))
+    }
+
+    /// All of them, by number.
+    pub(crate) fn into_values(self) -> impl Iterator<Item = Object> {
+        self.entries.into_values()
+    }
+}
+
+const NO_IOAS: Error = Error::new(ErrorKind::NotFound, "the iommufd has no IOAS with this id");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(index: usize) -> Object {
+        Object::Device(BoundDevice { index, group: 0 })
+    }
+
+    #[test]
+    fn numbers_start_at_one_and_the_lowest_free_is_next() {
+        let mut objects = Objects::default();
+        for expected in 1..=4 {
+            assert_eq!(objects.insert(device(0)), Ok(expected));
+        }
+        assert!(objects.remove(3).is_some() && objects.remove(2).is_some());
+        assert!(objects.remove(2).is_none());
+        assert_eq!(objects.insert(device(7)), Ok(2));
+        assert_eq!(objects.insert(device(8)), Ok(3));
+        assert_eq!(objects.insert(device(9)), Ok(5));
+        assert_eq!(objects.device(2).unwrap().index, 7);
+    }
+
+    #[test]
+    fn a_number_of_another_type_is_as_good_as_none() {
+        let mut objects = Objects::default();
+        let id = objects.insert(device(0)).unwrap();
+        assert_eq!(objects.ioas(id).err().unwrap().kind, ErrorKind::NotFound);
+        assert_eq!(objects.hwpt(id).err().unwrap().kind, ErrorKind::NotFound);
+        assert_eq!(objects.any(0).err().unwrap().kind, ErrorKind::NotFound);
+        assert!(objects.any(id).is_ok());
+    }
+
+    #[test]
+    fn objects_are_not_unbounded() {
+        let mut objects = Objects::default();
+        for _ in 0..LIMIT {
+            objects.insert(device(0)).unwrap();
+        }
+        assert_eq!(
+            objects.insert(device(0)).unwrap_err().kind,
+            ErrorKind::NoMemory
+        );
+        objects.remove(9).unwrap();
+        assert_eq!(objects.insert(device(0)), Ok(9));
+    }
+}

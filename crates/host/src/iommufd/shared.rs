@@ -1,0 +1,341 @@
+//! Pages that several mappings share: pinned once, counted once, and kept
+//! until the last mapping lets go. Linux `drivers/iommu/iommufd/pages.c`,
+//! `struct iopt_pages`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use iogate_dma::Rights;
+use iogate_space::Segment;
+
+use crate::{Caller, HostConfig, Memlock, MemlockMode, Pages, Payer, PinError, Pinned};
+
+/// Against whose limit pinned memory counts. IOMMU_OPTION_RLIMIT_MODE.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RlimitMode {
+    /// The user's, over all processes: 0.
+    #[default]
+    User,
+    /// The process's address space: 1.
+    Process,
+}
+
+/// Pinned bytes by who pays for them.
+#[derive(Default, Debug)]
+pub(crate) struct Ledger(Mutex<BTreeMap<Payer, u64>>);
+
+impl Ledger {
+    fn charge(self: &Arc<Self>, account: Account, bytes: u64) -> Option<Charge> {
+        let mut paid = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = paid.get(&account.payer).copied().unwrap_or(0);
+        let total = sum.checked_add(bytes)?;
+        if total > account.limit {
+            return None;
+        }
+        paid.insert(account.payer, total);
+        Some(Charge {
+            ledger: Arc::clone(self),
+            payer: account.payer,
+            bytes,
+        })
+    }
+}
+
+/// The account of the process that made a mapping, as it stood then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Account {
+    payer: Payer,
+    limit: u64,
+}
+
+/// Bytes that are paid for until this is dropped.
+#[derive(Debug)]
+struct Charge {
+    ledger: Arc<Ledger>,
+    payer: Payer,
+    bytes: u64,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        let mut paid = self.ledger.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sum) = paid.get_mut(&self.payer) {
+            *sum = sum.saturating_sub(self.bytes);
+            if *sum == 0 {
+                paid.remove(&self.payer);
+            }
+        }
+    }
+}
+
+/// A client's pages as the mappings that share them see them.
+#[derive(Debug)]
+pub(crate) struct SharedPages {
+    pages: Arc<dyn Pages>,
+    /// What the first mapping allowed; a copy may not write where that could
+    /// not.
+    rights: Rights,
+    ledger: Arc<Ledger>,
+    /// Nobody pays: the process is exempt, or nothing is enforced.
+    account: Option<Account>,
+    pins: Mutex<Vec<Weak<Pin>>>,
+}
+
+impl SharedPages {
+    /// `pages`, named by a mapping of `caller` that allows `rights`.
+    pub(crate) fn new(
+        pages: Arc<dyn Pages>,
+        rights: Rights,
+        (config, ledger): (&HostConfig, &Arc<Ledger>),
+        (caller, mode): (&dyn Caller, RlimitMode),
+    ) -> Self {
+        let memlock = match config.memlock {
+            MemlockMode::Off => Memlock::Exempt,
+            MemlockMode::Enforce => caller.memlock(),
+        };
+        let payer = match mode {
+            RlimitMode::User => Payer::User(caller.user()),
+            RlimitMode::Process => Payer::Process(caller.address_space()),
+        };
+        let account = match memlock {
+            Memlock::Exempt => None,
+            Memlock::Limit(limit) => Some(Account { payer, limit }),
+        };
+        Self {
+            pages,
+            rights,
+            ledger: Arc::clone(ledger),
+            account,
+            pins: Mutex::default(),
+        }
+    }
+}
+
+impl Pages for SharedPages {
+    fn pin(&self, offset: u64, length: u64, rights: Rights) -> Result<Box<dyn Pinned>, PinError> {
+        let rights = Rights::from_bits(rights.bits() | self.rights.bits());
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        pins.retain(|pin| pin.strong_count() > 0);
+        let known = pins.iter().filter_map(Weak::upgrade);
+        let mut fitting = known.filter(|pin| pin.covers(offset, length, rights));
+        if let Some(pin) = fitting.next() {
+            return Ok(Box::new(Share::new(pin, offset, length)));
+        }
+        let charge = match self.account {
+            None => None,
+            Some(account) => Some(
+                self.ledger
+                    .charge(account, length)
+                    .ok_or(PinError::NoMemory)?,
+            ),
+        };
+        let pin = Arc::new(Pin {
+            offset,
+            length,
+            rights,
+            pinned: self.pages.pin(offset, length, rights)?,
+            _charge: charge,
+        });
+        pins.push(Arc::downgrade(&pin));
+        Ok(Box::new(Share::new(pin, offset, length)))
+    }
+
+    fn start(&self) -> u64 {
+        self.pages.start()
+    }
+
+    fn is_file(&self) -> bool {
+        self.pages.is_file()
+    }
+
+    fn address_space(&self) -> u64 {
+        self.pages.address_space()
+    }
+
+    fn is_writable(&self) -> bool {
+        self.rights.can_write()
+    }
+}
+
+/// A pinned part of the pages.
+struct Pin {
+    offset: u64,
+    length: u64,
+    rights: Rights,
+    pinned: Box<dyn Pinned>,
+    _charge: Option<Charge>,
+}
+
+impl Pin {
+    fn covers(&self, offset: u64, length: u64, rights: Rights) -> bool {
+        let within = offset.checked_sub(self.offset);
+        let end = within.and_then(|within| within.checked_add(length));
+        end.is_some_and(|end| end <= self.length) && self.rights.covers(rights)
+    }
+}
+
+impl std::fmt::Debug for Pin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pin")
+            .field("offset", &format_args!("{:#x}", self.offset))
+            .field("length", &format_args!("{:#x}", self.length))
+            .finish_non_exhaustive()
+    }
+}
+
+/// One mapping's part of a pin.
+struct Share {
+    _pin: Arc<Pin>,
+    segments: Vec<Segment>,
+    private: Vec<(u64, u64)>,
+}
+
+impl Share {
+    /// The `length` bytes at `offset` of the pages, which `pin` covers.
+    fn new(pin: Arc<Pin>, offset: u64, length: u64) -> Self {
+        let skip = offset.saturating_sub(pin.offset);
+        let mut segments = Vec::new();
+        let mut at = 0_u64;
+        for segment in pin.pinned.segments() {
+            if let Some((from, length)) = cut((at, segment.length), (skip, length)) {
+                let into = from.saturating_sub(at);
+                let output = segment.output.saturating_add(into);
+                segments.push(Segment { length, output });
+            }
+            at = at.saturating_add(segment.length);
+        }
+        let private = pin.pinned.private().iter();
+        let private = private
+            .filter_map(|&part| cut(part, (skip, length)))
+            .map(|(from, length)| (from.saturating_sub(skip), length))
+            .collect();
+        Self {
+            _pin: pin,
+            segments,
+            private,
+        }
+    }
+}
+
+impl Pinned for Share {
+    fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    fn private(&self) -> &[(u64, u64)] {
+        &self.private
+    }
+}
+
+/// The part of `range` that lies in `window`, both as (start, length).
+fn cut(range: (u64, u64), window: (u64, u64)) -> Option<(u64, u64)> {
+    let first = range.0.max(window.0);
+    let end = range.0.saturating_add(range.1);
+    let end = end.min(window.0.saturating_add(window.1));
+    let length = end.checked_sub(first).filter(|length| *length > 0)?;
+    Some((first, length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Bytes(Mutex<Vec<(u64, u64)>>);
+
+    struct Plain(Vec<Segment>, Vec<(u64, u64)>);
+
+    impl Pinned for Plain {
+        fn segments(&self) -> &[Segment] {
+            &self.0
+        }
+        fn private(&self) -> &[(u64, u64)] {
+            &self.1
+        }
+    }
+
+    impl Pages for Bytes {
+        fn pin(&self, offset: u64, length: u64, _: Rights) -> Result<Box<dyn Pinned>, PinError> {
+            self.0.lock().unwrap().push((offset, length));
+            let (near, far) = (length / 2, length - length / 2);
+            let segments = vec![
+                Segment {
+                    length: near,
+                    output: 0x10_0000 + offset,
+                },
+                Segment {
+                    length: far,
+                    output: 0x90_0000 + offset,
+                },
+            ];
+            Ok(Box::new(Plain(segments, vec![(near, far)])))
+        }
+        fn start(&self) -> u64 {
+            0x7000
+        }
+        fn is_file(&self) -> bool {
+            false
+        }
+        fn address_space(&self) -> u64 {
+            1
+        }
+    }
+
+    fn shared(account: Option<Account>) -> (Arc<Bytes>, Arc<Ledger>, SharedPages) {
+        let bytes = Arc::new(Bytes(Mutex::default()));
+        let ledger = Arc::new(Ledger::default());
+        let pages = SharedPages {
+            pages: Arc::clone(&bytes) as Arc<dyn Pages>,
+            rights: Rights::READ,
+            ledger: Arc::clone(&ledger),
+            account,
+            pins: Mutex::default(),
+        };
+        (bytes, ledger, pages)
+    }
+
+    /// drivers/iommu/iommufd/pages.c, iopt_area_fill_domain.
+    #[test]
+    fn a_part_of_pinned_pages_is_not_pinned_again() {
+        let (bytes, _, pages) = shared(None);
+        let whole = pages.pin(0x1000, 0x4000, Rights::READ).unwrap();
+        let part = pages.pin(0x2000, 0x2000, Rights::READ).unwrap();
+        assert_eq!(*bytes.0.lock().unwrap(), [(0x1000, 0x4000)]);
+        let (near, far) = (
+            Segment {
+                length: 0x1000,
+                output: 0x10_2000,
+            },
+            Segment {
+                length: 0x1000,
+                output: 0x90_1000,
+            },
+        );
+        assert_eq!(part.segments(), [near, far]);
+        assert_eq!(part.private(), [(0x1000, 0x1000)]);
+        drop(whole);
+        let again = pages.pin(0x1000, 0x4000, Rights::READ).unwrap();
+        assert_eq!(bytes.0.lock().unwrap().len(), 1, "the part keeps the pin");
+        drop((part, again));
+        let _anew = pages.pin(0x2000, 0x2000, Rights::READ).unwrap();
+        assert_eq!(bytes.0.lock().unwrap().len(), 2);
+    }
+
+    /// drivers/iommu/iommufd/pages.c, iopt_pages_update_pinned.
+    #[test]
+    fn pinned_pages_are_paid_for_once_and_until_the_last_lets_go() {
+        let payer = Payer::User(5);
+        let limit = 0x6000;
+        let (_, ledger, pages) = shared(Some(Account { payer, limit }));
+        let paid = |ledger: &Ledger| ledger.0.lock().unwrap().get(&payer).copied();
+        let whole = pages.pin(0, 0x4000, Rights::READ).unwrap();
+        let part = pages.pin(0, 0x1000, Rights::READ).unwrap();
+        assert_eq!(paid(&ledger), Some(0x4000));
+        let more = pages.pin(0x8000, 0x2001, Rights::READ).err();
+        assert_eq!(more, Some(PinError::NoMemory));
+        drop(whole);
+        assert_eq!(paid(&ledger), Some(0x4000));
+        drop(part);
+        assert_eq!(paid(&ledger), None);
+    }
+}
