@@ -1,0 +1,72 @@
+//! IOMMUs and groups. Linux drivers/iommu/iommu.c
+//! `iommu_group_show_resv_regions`, `iommu_group_show_type`;
+//! drivers/iommu/iommu-sysfs.c; drivers/vfio/group.c.
+use crate::DEVICES;
+use crate::tree::{Settings, Tree, function_path};
+use iogate_machine::{Iommu, Machine};
+use std::fmt::Write;
+
+pub(crate) fn add(tree: &mut Tree, machine: &Machine, settings: &Settings) {
+    for class in ["iommu", "vfio", "vfio-dev"] {
+        tree.directory(&format!("/sys/class/{class}"));
+    }
+    tree.directory("/sys/kernel/iommu_groups");
+    for iommu in machine.iommus() {
+        let path = unit_path(iommu);
+        tree.directory(&format!("{path}/devices"));
+        tree.link(format!("{path}/subsystem"), "/sys/class/iommu");
+        tree.link(format!("/sys/class/iommu/{}", iommu.name), &path);
+    }
+    for group in machine.groups() {
+        let path = format!("/sys/kernel/iommu_groups/{}", group.number);
+        tree.file_with_mode(format!("{path}/type"), "DMA\n", 0o644);
+        let iommu = machine.iommus().get(group.iommu);
+        let reserved = iommu.map(reserved_regions).unwrap_or_default();
+        tree.file(format!("{path}/reserved_regions"), reserved);
+        for &index in &group.members {
+            let Some(entry) = machine.functions().get(index) else {
+                continue;
+            };
+            let (address, function) = (entry.source(), function_path(machine, index));
+            tree.link(format!("{path}/devices/{address}"), &function);
+            tree.link(format!("{function}/iommu_group"), &path);
+            if let Some(iommu) = iommu {
+                let unit = unit_path(iommu);
+                tree.link(format!("{unit}/devices/{address}"), &function);
+                tree.link(format!("{function}/iommu"), &unit);
+            }
+        }
+        if machine.has_node(group) {
+            vfio_group(tree, group.number, settings);
+        }
+    }
+}
+
+fn unit_path(iommu: &Iommu) -> String {
+    format!("{DEVICES}/iommu/{}", iommu.name)
+}
+
+/// One line for every reserved range: first and last byte, kind.
+fn reserved_regions(iommu: &Iommu) -> String {
+    let mut text = String::new();
+    for reserved in &iommu.reserved {
+        let (first, last) = (reserved.span.first().0, reserved.span.last().0);
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "0x{first:016x} 0x{last:016x} {}",
+            reserved.kind.name()
+        );
+    }
+    text
+}
+
+fn vfio_group(tree: &mut Tree, number: u32, settings: &Settings) {
+    let (major, minor) = settings.node_number;
+    let path = format!("{DEVICES}/vfio/{number}");
+    tree.file(format!("{path}/dev"), format!("{major}:{minor}\n"));
+    let uevent = format!("MAJOR={major}\nMINOR={minor}\nDEVNAME=vfio/{number}\n");
+    tree.file_with_mode(format!("{path}/uevent"), uevent, 0o644);
+    tree.link(format!("{path}/subsystem"), "/sys/class/vfio");
+    tree.link(format!("/sys/class/vfio/{number}"), &path);
+}
