@@ -70,7 +70,7 @@ static void refused_transfers(const struct session *s)
 	u8 *memory = anonymous(2 * PAGE), *good = anonymous(PAGE);
 
 	WORKS(map(s->container, IOVA, memory, PAGE, VFIO_DMA_MAP_FLAG_READ));
-	WORKS(map(s->container, IOVA + PAGE, memory + PAGE, PAGE, VFIO_DMA_MAP_FLAG_WRITE));
+	WORKS(map(s->container, IOVA + 0x30000, memory + PAGE, PAGE, VFIO_DMA_MAP_FLAG_WRITE));
 	WORKS(map(s->container, IOVA + 0x20000, good, PAGE, RW));
 	fill(good, PAGE, 6);
 	edu_dma(s, IOVA + 0x20000, 0, PAGE, TO_EDU);
@@ -80,7 +80,7 @@ static void refused_transfers(const struct session *s)
 	ok("read-only mapping");
 
 	fill(memory + PAGE, PAGE, 7);
-	edu_dma(s, IOVA + PAGE, 0, PAGE, TO_EDU);
+	edu_dma(s, IOVA + 0x30000, 0, PAGE, TO_EDU);
 	edu_dma(s, IOVA + 0x20000, 0, PAGE, FROM_EDU);
 	CHECK(!holds(good, PAGE, 7), "a write-only mapping was read");
 	ok("write-only mapping");

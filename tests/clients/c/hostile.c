@@ -117,6 +117,9 @@ static void *change_request(void *argument)
 		request->flags = RW;
 		request->iova = IOVA;
 		request->size = PAGE;
+		// Some calls find it whole.
+		for (volatile int i = 0; i < 500; i++)
+			;
 	}
 	return NULL;
 }
@@ -155,6 +158,7 @@ static void memory_that_changes(void)
 	stop = false;
 
 	munmap(space + PAGE, PAGE);
+	info->argsz = sizeof(*info);
 	CHECK(!pthread_create(&thread, NULL, change_length, &info->argsz), "pthread_create");
 	for (int i = 0; i < 3000; i++)
 		CHECK(!ioctl(s.container, VFIO_IOMMU_GET_INFO, info) || errno == EFAULT, "GET_INFO");

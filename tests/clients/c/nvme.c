@@ -133,12 +133,13 @@ static u32 identify(struct controller *c)
 {
 	u8 *data = c->memory + DATA * PAGE;
 	u64 blocks;
-	u32 shift;
+	u32 shift, namespaces;
 
 	CHECK(!run(c, &c->admin, (struct command){ .opcode = IDENTIFY, .prp1 = at(DATA), .words = { 1 } }),
 		"identify the controller");
 	CHECK(data[4] > 0x20 && data[24] > 0x20, "no serial or model number");
-	CHECK(data[516] >= 1, "%u namespaces", data[516]);
+	memcpy(&namespaces, data + 516, 4);
+	CHECK(namespaces >= 1, "%u namespaces", namespaces);
 	CHECK(!run(c, &c->admin, (struct command){ .opcode = IDENTIFY, .namespace = 1, .prp1 = at(DATA) }),
 		"identify namespace 1");
 	memcpy(&blocks, data, 8);

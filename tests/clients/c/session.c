@@ -37,10 +37,6 @@ static void describe(const char *address, struct function *function)
 	struct dirent *entry;
 	DIR *directory;
 
-	snprintf(function->address, sizeof(function->address), "%s", address);
-	function->vendor = read_number(address, "vendor");
-	function->device = read_number(address, "device");
-	function->class = read_number(address, "class");
 	link_name(address, "driver", name, sizeof(name));
 	CHECK(!strcmp(name, "vfio-pci"), "%s is bound to %s", address, name);
 	link_name(address, "iommu_group", name, sizeof(name));
@@ -64,10 +60,14 @@ static struct function find(bool (*wanted)(const struct function *), const char 
 	while ((entry = readdir(directory))) {
 		struct function function = { 0 };
 
-		if (entry->d_name[0] == '.')
+		if (entry->d_name[0] == '.' || strlen(entry->d_name) >= sizeof(function.address))
 			continue;
-		describe(entry->d_name, &function);
+		strcpy(function.address, entry->d_name);
+		function.vendor = read_number(entry->d_name, "vendor");
+		function.device = read_number(entry->d_name, "device");
+		function.class = read_number(entry->d_name, "class");
 		if (wanted(&function)) {
+			describe(entry->d_name, &function);
 			closedir(directory);
 			return function;
 		}
