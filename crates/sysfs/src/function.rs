@@ -21,9 +21,8 @@ pub(crate) fn add(
     tree.file(file("resource"), resources(facts));
     placement(tree, &path, facts, settings);
     tree.file_with_mode(file("uevent"), uevent(entry, facts), 0o644);
-    for name in ["remove", "rescan"] {
-        tree.control(file(name));
-    }
+    tree.file_with_mode(file("remove"), "", 0o220);
+    tree.control(file("rescan"));
     power_and_reset(tree, &path, entry, facts);
     if let Some(buses) = entry.placed.buses {
         tree.file(
@@ -177,10 +176,8 @@ fn power_and_reset(tree: &mut Tree, path: &str, entry: &FunctionEntry, facts: &F
         _ => "(null)\n",
     };
     tree.file_with_mode(file("driver_override"), driver_override, 0o644);
+    tree.file(file("ari_enabled"), "0\n");
     let express = facts.express();
-    if express.is_some() {
-        tree.file(file("ari_enabled"), "0\n");
-    }
     if express.is_some_and(|express| express.function_level_reset) {
         tree.control(file("reset"));
         tree.file_with_mode(file("reset_method"), "flr\n", 0o644);

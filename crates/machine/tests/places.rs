@@ -1,0 +1,261 @@
+//! Where functions end up: addresses, units, groups and node numbers.
+#![allow(clippy::unwrap_used)]
+mod common;
+use common::{error, machine, models};
+use iogate_machine::{Driver, Machine};
+
+fn groups(machine: &Machine) -> Vec<(u32, Vec<String>)> {
+    let names = |group| machine.members(group).map(ToString::to_string).collect();
+    machine
+        .groups()
+        .iter()
+        .map(|g| (g.number, names(g)))
+        .collect()
+}
+
+fn group(number: u32, members: &[&str]) -> (u32, Vec<String>) {
+    (number, members.iter().map(|m| (*m).to_owned()).collect())
+}
+
+#[test]
+fn the_default_machine_has_edu_and_nvme_each_in_its_own_group() {
+    let machine = Machine::default_machine(&models()).unwrap();
+    let expected = [
+        group(0, &["root port 0000:00:01.0"]),
+        group(1, &["root port 0000:00:02.0"]),
+        group(2, &["edu 0000:01:00.0"]),
+        group(3, &["nvme 0000:02:00.0"]),
+    ];
+    assert_eq!(groups(&machine), expected);
+    let cdevs: Vec<_> = machine.devices().map(|(_, _, d)| d.cdev).collect();
+    assert_eq!(cdevs, [Some(0), Some(1)]);
+    let (index, nvme, device) = machine.devices().last().unwrap();
+    assert_eq!(device.properties.number("size"), Some(64 << 20));
+    assert_eq!(machine.function_at(nvme.source()), Some(index));
+    let port = &machine.functions()[nvme.placed.parent.unwrap()];
+    assert_eq!(port.source().to_string(), "0000:00:02.0");
+    assert_eq!(port.driver, Driver::Port);
+}
+
+#[test]
+fn devices_behind_a_conventional_bridge_share_its_group_and_its_requester_id() {
+    let machine = machine(
+        r#"
+        [[bridge]]
+        name = "conv"
+        kind = "pcie-pci-bridge"
+        behind = "rp"
+        [[bridge]]
+        name = "rp"
+        kind = "root-port"
+        [[device]]
+        model = "edu"
+        behind = "conv"
+        [[device]]
+        model = "nvme"
+        behind = "conv"
+        driver = "nvme"
+        "#,
+    );
+    let expected = [
+        group(0, &["rp 0000:00:01.0"]),
+        group(
+            1,
+            &["conv 0000:01:00.0", "edu 0000:02:01.0", "nvme 0000:02:02.0"],
+        ),
+    ];
+    assert_eq!(groups(&machine), expected);
+    let (_, edu, _) = machine.devices().next().unwrap();
+    assert_eq!(edu.aliases.last().unwrap().to_string(), "02:00.0");
+    let shared = machine.group(1).unwrap();
+    assert!(machine.has_node(shared), "edu is bound to vfio-pci");
+    assert!(!machine.is_viable(shared), "nvme is the machine's own");
+    assert!(machine.is_viable(machine.group(0).unwrap()));
+    assert!(!machine.has_node(machine.group(0).unwrap()));
+}
+
+#[test]
+fn devices_that_name_one_bus_share_a_root_port_of_their_own() {
+    let machine = machine(
+        r#"
+        [[device]]
+        model = "edu"
+        at = "0000:41:00.0"
+        [[device]]
+        model = "nvme"
+        at = "0000:41:00.1"
+        [[device]]
+        model = "edu"
+        at = "0000:00:04.0"
+        [[device]]
+        model = "edu"
+        at = "0002:01:00.0"
+        "#,
+    );
+    let expected = [
+        group(0, &["root port 0000:00:01.0"]),
+        group(1, &["edu 0000:00:04.0"]),
+        group(2, &["edu 0000:41:00.0", "nvme 0000:41:00.1"]),
+        group(3, &["root port 0002:00:01.0"]),
+        group(4, &["edu 0002:01:00.0"]),
+    ];
+    assert_eq!(groups(&machine), expected);
+}
+
+#[test]
+fn a_forced_group_keeps_its_number_and_merges_what_shares_it() {
+    let machine = machine(
+        r#"
+        [[device]]
+        model = "edu"
+        group = 1
+        [[device]]
+        model = "nvme"
+        group = 1
+        "#,
+    );
+    let expected = [
+        group(0, &["root port 0000:00:01.0"]),
+        group(1, &["edu 0000:01:00.0", "nvme 0000:02:00.0"]),
+        group(2, &["root port 0000:00:02.0"]),
+    ];
+    assert_eq!(groups(&machine), expected);
+}
+
+#[test]
+fn a_forced_group_cannot_split_what_cannot_be_isolated() {
+    let shown = error(
+        "[[device]]\nmodel = 'edu'\nat = '01:00.0'\ngroup = 1\n\
+         [[device]]\nmodel = 'nvme'\nat = '01:00.1'\ngroup = 2\n",
+    );
+    let first = "m.toml:9:9: device `nvme` cannot be in group 2: \
+                 it cannot be isolated from device `edu` in group 1";
+    assert!(shown.starts_with(first), "{shown}");
+    assert!(
+        shown.contains("m.toml:5:9: the other group is here"),
+        "{shown}"
+    );
+}
+
+const TWO_UNITS: &str = "[[iommu]]\nname = 'a'\n[[iommu]]\nname = 'b'\n";
+
+#[test]
+fn a_function_is_translated_by_the_unit_of_the_nearest_bridge_that_names_one() {
+    let machine = machine(&format!(
+        "{TWO_UNITS}
+        [[bridge]]
+        name = 'rp'
+        kind = 'root-port'
+        iommu = 'b'
+        [[bridge]]
+        name = 'up'
+        kind = 'upstream-port'
+        behind = 'rp'
+        [[bridge]]
+        name = 'down'
+        kind = 'downstream-port'
+        behind = 'up'
+        [[device]]
+        model = 'edu'
+        behind = 'down'
+        [[device]]
+        model = 'nvme'
+        iommu = 'b'
+        [[device]]
+        model = 'edu'"
+    ));
+    let units = |name: &str| -> Vec<usize> {
+        let named = |f: &&iogate_machine::FunctionEntry| f.to_string().starts_with(name);
+        machine
+            .functions()
+            .iter()
+            .filter(named)
+            .map(|f| f.iommu)
+            .collect()
+    };
+    assert_eq!(units("edu"), [1, 0]);
+    assert_eq!(units("nvme"), [1]);
+    assert_eq!(
+        units("root port"),
+        [1, 0],
+        "a port of its own is with its device"
+    );
+}
+
+#[test]
+fn a_group_cannot_span_two_iommus() {
+    let device = |at: &str, iommu: &str, more: &str| {
+        format!("[[device]]\nmodel = 'edu'\nat = '{at}'\niommu = '{iommu}'\n{more}\n")
+    };
+    let slot = format!(
+        "{TWO_UNITS}{}{}",
+        device("01:00.0", "a", ""),
+        device("01:00.1", "b", "")
+    );
+    let shown = error(&slot);
+    assert!(
+        shown.contains("cannot be isolated from device `edu`"),
+        "{shown}"
+    );
+    assert!(shown.contains("behind two IOMMUs"), "{shown}");
+    let forced = format!(
+        "{TWO_UNITS}{}{}",
+        device("01:00.0", "a", "group = 5"),
+        device("02:00.0", "b", "group = 5")
+    );
+    let shown = error(&forced);
+    assert!(shown.contains("group 5 would span two IOMMUs"), "{shown}");
+}
+
+#[test]
+fn two_entries_at_one_address_are_both_named() {
+    let shown = error(
+        "[[device]]\nmodel = 'edu'\nat = '01:00.0'\n[[device]]\nmodel = 'nvme'\nat = '0000:01:00.0'\n",
+    );
+    let first = "m.toml:7:6: device `nvme` cannot be placed: address 0000:01:00.0 is taken";
+    assert!(shown.starts_with(first), "{shown}");
+    assert!(
+        shown.contains("m.toml:4:6: device `edu` is here"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn bridges_that_cannot_be_where_they_are_asked_for_are_refused() {
+    let loops = "[[bridge]]\nname = 'a'\nkind = 'upstream-port'\nbehind = 'b'\n\
+                 [[bridge]]\nname = 'b'\nkind = 'downstream-port'\nbehind = 'a'\n";
+    assert!(error(loops).contains("bridge `a` cannot be placed: it is behind itself"));
+    let root = "[[bridge]]\nname = 'a'\nkind = 'downstream-port'\n";
+    assert!(error(root).contains("a downstream port needs an upstream port above it"));
+}
+
+#[test]
+fn as_many_devices_as_the_buses_hold_are_placed_and_no_more() {
+    let devices = |n: usize| "[[device]]\nmodel = 'edu'\n".repeat(n);
+    assert_eq!(machine(&devices(248)).devices().count(), 248);
+    assert!(error(&devices(249)).contains("the bus is full"));
+}
+
+#[test]
+fn the_description_shows_tree_groups_and_what_is_in_the_way() {
+    let machine = machine(
+        "[[bridge]]\nname = 'rp0'\nkind = 'root-port'\nacs = false\n\
+         [[device]]\nmodel = 'nvme'\nbehind = 'rp0'\nsize = '64 MiB'\n\
+         [[device]]\nmodel = 'edu'\nbehind = 'rp0'\ndriver = 'e1000'\n",
+    );
+    let expected = "\
+pinned memory not counted, 65535 mappings per container
+iommu0: 48-bit IOVA, pages of 4 KiB, 2 MiB, 1 GiB, coherent
+  0xfee00000-0xfeefffff msi
+
+segment 0000
+  0000:00:01.0 root-port rp0, buses 01-01, group 0
+    0000:01:00.0 nvme size=64 MiB, group 0
+    0000:01:00.1 edu, group 0
+
+group 0: rp0 0000:00:01.0, nvme 0000:01:00.0, edu 0000:01:00.1
+  /dev/vfio/0, /dev/vfio/devices/vfio0
+  not viable: edu 0000:01:00.1 is bound to e1000
+";
+    assert_eq!(machine.describe(), expected);
+}
