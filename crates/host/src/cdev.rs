@@ -68,22 +68,24 @@ impl Host {
         retired
     }
 
-    /// VFIO_DEVICE_ATTACH_IOMMUFD_PT: EINVAL unless bound; else as
+    /// VFIO_DEVICE_ATTACH_IOMMUFD_PT: as
+    /// [`cdev_check_bound`](Self::cdev_check_bound); else as
     /// `iommufd_device_attach` or, for a device that is attached,
     /// `iommufd_device_replace` says. Linux
     /// `vfio_iommufd_physical_attach_ioas`.
     pub fn cdev_attach(&self, file: FileId, pt: u32) -> Result<Attached, Failure> {
         let mut state = self.lock();
-        let binding = state.binding(file)?;
+        let binding = self.binding(&state, file)?;
         self.attach_pt(&mut state, binding.iommufd, binding.id, pt)
     }
 
-    /// VFIO_DEVICE_DETACH_IOMMUFD_PT: EINVAL unless bound; a device that is
-    /// not attached is left alone. Linux `vfio_iommufd_physical_detach_ioas`.
+    /// VFIO_DEVICE_DETACH_IOMMUFD_PT: as
+    /// [`cdev_check_bound`](Self::cdev_check_bound); a device that is not
+    /// attached is left alone. Linux `vfio_iommufd_physical_detach_ioas`.
     pub fn cdev_detach(&self, file: FileId) -> Result<Retired, Error> {
         let mut retired = Retired::default();
         let mut state = self.lock();
-        let binding = state.binding(file)?;
+        let binding = self.binding(&state, file)?;
         self.detach_pt(&mut state, binding.iommufd, binding.id, &mut retired);
         Ok(retired)
     }
@@ -93,9 +95,25 @@ impl Host {
     /// `iommufd_hwpt_pasid_compat`.
     pub fn cdev_attach_pasid(&self, file: FileId, pt: u32) -> Result<Attached, Failure> {
         let state = self.lock();
-        let binding = state.binding(file)?;
+        let binding = self.binding(&state, file)?;
         self.check_object(&state, binding.iommufd, pt)?;
         Err(Error::invalid("the page table was not made for PASIDs").into())
+    }
+
+    /// EINVAL unless bound; ENOTTY for a file that was got by way of a group.
+    pub fn cdev_check_bound(&self, file: FileId) -> Result<(), Error> {
+        self.binding(&self.lock(), file).map(drop)
+    }
+
+    fn binding(&self, state: &State, file: FileId) -> Result<Binding, Error> {
+        if self.file(file).is_some_and(|file| file.path == Path::Group) {
+            return Err(Error::new(
+                ErrorKind::NoSuchCall,
+                "the file was got by way of a group",
+            ));
+        }
+        let binding = state.bindings.get(&file).copied();
+        binding.ok_or(Error::invalid("the device is not bound"))
     }
 
     /// The device of a file that may be bound.
@@ -129,12 +147,5 @@ impl Host {
         if let Ok(group) = number.and_then(|number| state.group(number)) {
             group.bound_devices = group.bound_devices.saturating_sub(1);
         }
-    }
-}
-
-impl State {
-    fn binding(&self, file: FileId) -> Result<Binding, Error> {
-        let binding = self.bindings.get(&file).copied();
-        binding.ok_or(Error::invalid("the device is not bound"))
     }
 }

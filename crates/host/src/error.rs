@@ -46,6 +46,8 @@ pub enum ErrorKind {
     Io,
     /// ENOMSG.
     NoMessage,
+    /// ERANGE.
+    Range,
 }
 
 /// A refusal: its kind, and why, in words for the program's author.

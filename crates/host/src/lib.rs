@@ -24,25 +24,33 @@
     )
 )]
 
+mod access;
 mod caller;
 mod cdev;
 mod config;
+mod config_region;
 mod container;
 mod device;
 mod error;
 mod event;
 mod group;
 mod group_file;
+mod info;
 mod ioas;
+mod ioeventfd;
 pub mod iommufd;
+mod irqs;
 mod kvm;
 mod observer;
 mod pages;
 mod private;
+mod reset;
 mod retired;
 mod slot;
 mod state;
+mod type1;
 
+pub use access::Region;
 pub use caller::{Actor, Caller, Memlock};
 pub use config::{GroupConfig, HostConfig, Iommu, MemlockMode, Reserved, ReservedKind};
 pub use device::Device;
@@ -50,13 +58,18 @@ pub use error::{Error, ErrorKind};
 pub use event::{Event, Watch};
 pub use group::{Group, Owner};
 pub use group_file::GroupStatus;
+pub use info::{IrqInfo, RegionCapability, RegionInfo};
 pub use ioas::{Ioas, MapFailure, Mapping, Reach};
+pub use ioeventfd::IoWrite;
+pub use irqs::{Descriptors, IrqAction, IrqData, IrqIndex, IrqRequest};
 pub use kvm::Coherency;
 pub use observer::{Observer, SpaceId, Via};
 pub use pages::{Pages, PinError, Pinned};
 pub use private::{Piece, PrivateMemory};
+pub use reset::Affected;
 pub use retired::Retired;
 pub use state::{FileKind, Host, Node, Path, Payer};
+pub use type1::{MapDma, Type1Info, UnmapMode, UnmapRange};
 
 /// An open file of ours: `/dev/vfio/vfio`, a group, a device or `/dev/iommu`.
 /// Duplicates of a descriptor are the same file.

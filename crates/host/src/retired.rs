@@ -16,8 +16,8 @@ pub struct Retired {
     pub pages: Vec<Box<dyn Pinned>>,
     /// Eventfds that mean nothing any more.
     pub watches: Vec<Box<dyn Watch>>,
-    /// Indices of devices whose workers have something to do.
-    pub work: Vec<usize>,
+    /// The index of a device whose worker has something to do.
+    pub work: Option<usize>,
 }
 
 impl Retired {
@@ -26,6 +26,6 @@ impl Retired {
         self.grace = other.grace.or(self.grace.take());
         self.pages.extend(other.pages);
         self.watches.extend(other.watches);
-        self.work.extend(other.work);
+        self.work = other.work.or(self.work);
     }
 }

@@ -114,7 +114,7 @@ impl Host {
             let group = group.or_insert_with(|| Group::new(device.group, true));
             group.members.push(device.index);
         }
-        let slots = config.devices.iter().map(|device| Slot::new(device));
+        let slots = config.devices.iter().map(Slot::new);
         Arc::new(Self {
             slots: slots.collect(),
             files: RwLock::default(),
