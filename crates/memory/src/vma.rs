@@ -176,6 +176,8 @@ fn parse_line(line: &[u8]) -> Option<Vma> {
 mod tests {
     use super::*;
     use std::fs::File;
+    use std::io::{Read, Write};
+    use std::process::{Command, Stdio};
 
     #[test]
     fn a_line_is_read_field_by_field() {
@@ -212,17 +214,15 @@ mod tests {
 
     #[test]
     fn the_ioctl_and_the_text_agree_on_every_mapping() {
-        // Another process, whose mappings do not change while they are read.
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
+        // Another process, whose mappings stay as they are once it waits for
+        // what it repeats.
+        let mut child = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        while std::fs::read_link(format!("/proc/{}/exe", child.id()))
-            .is_ok_and(|exe| exe == std::env::current_exe().unwrap())
-        {
-            std::thread::yield_now();
-        }
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        child.stdin.as_mut().unwrap().write_all(b"!").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let maps = File::open(format!("/proc/{}/maps", child.id())).unwrap();
         let text = std::io::read_to_string(&maps).unwrap();
         let mut seen = 0;
