@@ -1,7 +1,7 @@
 //! A worker's way to memory and interrupts for as long as one life of its
 //! function lasts.
 
-use iogate_dma::{Access, DmaError, Iova, Port};
+use iogate_dma::{Access, DmaError, Iova, Line, Port};
 
 use crate::Endpoint;
 
@@ -72,6 +72,11 @@ impl<'w> Bus<'w> {
     /// [`Endpoint::raise`], unless the life has ended.
     pub fn raise(&self, vector: u16) {
         self.endpoint.raise_in(self.life, vector);
+    }
+
+    /// [`Endpoint::set_line`], unless the life has ended.
+    pub fn set_line(&self, line: Line) {
+        self.endpoint.set_line_in(self.life, line);
     }
 
     /// Says, in words for a person, what the device did about its last fault.

@@ -332,12 +332,23 @@ impl Endpoint {
     /// Interrupt Disable is set or messages are enabled; Status shows it in
     /// any case. Without a pin nothing happens.
     pub fn set_line(&self, line: Line) {
+        self.set_line_locked(&mut self.lock(), line);
+    }
+
+    /// [`set_line`](Self::set_line), if `life` has not ended.
+    pub(crate) fn set_line_in(&self, life: Life, line: Line) {
         let mut state = self.lock();
+        if self.life() == life {
+            self.set_line_locked(&mut state, line);
+        }
+    }
+
+    fn set_line_locked(&self, state: &mut State, line: Line) {
         if state.config.get16(register::INTERRUPT_PIN) & 0xff == 0 || state.line == line {
             return;
         }
         state.line = line;
-        self.settle(&mut state);
+        self.settle(state);
     }
 
     /// Whether messages are enabled, so that the INTx pin is silent.

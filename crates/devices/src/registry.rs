@@ -1,0 +1,110 @@
+//! The models that there are, and how one is made from its properties.
+
+use std::sync::Arc;
+
+use iogate_dma::{Interrupts, Source};
+use iogate_pci::{Function, LayoutError};
+
+use crate::properties::{Checked, Properties, Property, nearest};
+use crate::{edu, nvme};
+
+/// A kind of device.
+#[derive(Clone, Copy)]
+pub struct Model {
+    /// Its name, as in `--device nvme`.
+    pub name: &'static str,
+    /// What it is, in a line.
+    pub about: &'static str,
+    /// The properties that it knows.
+    pub properties: &'static [Property],
+    pub(crate) build: Build,
+}
+
+/// Makes a device from its checked properties.
+pub(crate) type Build = fn(&Checked<'_>, Slot) -> Result<Arc<dyn Function>, BuildError>;
+
+/// Where a device is plugged in.
+pub struct Slot {
+    /// Its requester id.
+    pub source: Source,
+    /// Where its interrupts go.
+    pub interrupts: Arc<dyn Interrupts>,
+}
+
+/// Why a device cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// No model has this name.
+    #[error("unknown model {name:?}{}", suggestion(*nearest))]
+    UnknownModel {
+        /// The name asked for.
+        name: String,
+        /// The name that was perhaps meant.
+        nearest: Option<&'static str>,
+    },
+    /// The model has no such property.
+    #[error("unknown property {name:?}{}", suggestion(*nearest))]
+    UnknownProperty {
+        /// The name given.
+        name: String,
+        /// The name that was perhaps meant.
+        nearest: Option<&'static str>,
+    },
+    /// The property's value is of another kind.
+    #[error("property {property:?} wants {wanted}")]
+    Kind {
+        /// The property.
+        property: &'static str,
+        /// What it wants, in words.
+        wanted: &'static str,
+    },
+    /// The property's value is out of its range.
+    #[error("property {property:?} is {value}: {rule}")]
+    Range {
+        /// The property.
+        property: &'static str,
+        /// What was given.
+        value: String,
+        /// What is allowed.
+        rule: &'static str,
+    },
+    /// A file that a property names cannot be used.
+    #[error("cannot use {path}: {error}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The model's configuration space is impossible.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+}
+
+fn suggestion(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |name| format!("; did you mean {name:?}?"))
+}
+
+static MODELS: [Model; 2] = [edu::MODEL, nvme::MODEL];
+
+/// All models, by name.
+pub fn models() -> &'static [Model] {
+    &MODELS
+}
+
+/// Makes a device of `model` for `slot`. Every property is checked, unknown
+/// ones are errors.
+pub fn build(
+    model: &str,
+    properties: &Properties,
+    slot: Slot,
+) -> Result<Arc<dyn Function>, BuildError> {
+    let found = models().iter().find(|known| known.name == model);
+    let found = found.ok_or_else(|| BuildError::UnknownModel {
+        name: model.to_owned(),
+        nearest: nearest(model, models().iter().map(|known| known.name)),
+    })?;
+    let checked = Checked::new(properties, found.properties)?;
+    (found.build)(&checked, slot)
+}

@@ -1,0 +1,98 @@
+//! How devices are asked for by name.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::Interrupted;
+use iogate_devices::{Properties, Slot, Value, build, models};
+
+fn refusal(model: &str, properties: &[(&str, Value)]) -> String {
+    let properties: Properties = properties
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.clone()))
+        .collect();
+    let slot = Slot {
+        source: "0000:01:00.0".parse().unwrap(),
+        interrupts: Arc::new(Interrupted::default()),
+    };
+    match build(model, &properties, slot) {
+        Ok(_) => String::new(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn every_model_is_built_without_properties_and_says_its_name() {
+    for model in models() {
+        let machine = common::Machine::new(model.name, &Properties::new(), 4096);
+        assert_eq!(machine.device.model(), model.name);
+        assert_eq!(refusal(model.name, &[]), "");
+    }
+}
+
+#[test]
+fn unknown_names_are_errors_that_name_the_nearest() {
+    assert_eq!(
+        refusal("nmve", &[]),
+        "unknown model \"nmve\"; did you mean \"nvme\"?"
+    );
+    assert_eq!(refusal("gpu-x9000", &[]), "unknown model \"gpu-x9000\"");
+    assert_eq!(
+        refusal("nvme", &[("sise", Value::Bytes(1))]),
+        "unknown property \"sise\"; did you mean \"size\"?"
+    );
+}
+
+#[test]
+fn values_are_checked() {
+    for (model, name, value, refused) in [
+        (
+            "nvme",
+            "size",
+            Value::Text("big".into()),
+            "property \"size\" wants a size",
+        ),
+        ("nvme", "size", Value::Integer(1 << 20), ""),
+        (
+            "nvme",
+            "size",
+            Value::Bytes(1000),
+            "property \"size\" is 1000: it is a multiple of 512, at least 512 and at most 2^53",
+        ),
+        (
+            "nvme",
+            "queues",
+            Value::Integer(128),
+            "property \"queues\" is 128: there are 1 to 127 pairs",
+        ),
+        ("nvme", "queues", Value::Integer(127), ""),
+        (
+            "nvme",
+            "serial",
+            Value::Text("é".into()),
+            "property \"serial\" is é: it is 1 to 20 printable ASCII characters",
+        ),
+        (
+            "nvme",
+            "file",
+            Value::Text("/nonexistent/disk".into()),
+            "cannot use /nonexistent/disk: No such file or directory (os error 2)",
+        ),
+        (
+            "edu",
+            "dma-mask",
+            Value::Bool(true),
+            "property \"dma-mask\" wants a number",
+        ),
+        (
+            "edu",
+            "dma-mask",
+            Value::Integer(65),
+            "property \"dma-mask\" is 65: it is a number of bits, 12 to 64",
+        ),
+    ] {
+        assert_eq!(refusal(model, &[(name, value)]), refused);
+    }
+}
