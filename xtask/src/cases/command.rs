@@ -98,11 +98,15 @@ impl<'a> Session<'a> {
     }
 
     fn expect_code(&self, command: Command, code: i32) -> Result<(), Stop> {
-        let words = format!("{command:?}");
+        let words: Vec<String> = command
+            .get_args()
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        let words = words.join(" ");
         let ended = self.run(command)?;
         ensure(
             ended.status.code() == Some(code),
-            &format!("{words}: {} instead of {code}", ended.how()),
+            &format!("iogate {words}: {} instead of {code}", ended.how()),
         )
     }
 
@@ -314,10 +318,10 @@ fn host_devices_are_hidden(session: &Session<'_>) -> Result<(), Stop> {
     let ended = session.run_apart(session.shell(
         "",
         "ls /sys/bus/pci/devices | wc -l; ls /sys/kernel/iommu_groups | wc -l; \
-         ls -d /dev/null /dev/vfio/vfio /dev/vfio/devices /dev/iommu /sys/class/net",
+         ls -d /dev/null /dev/vfio/vfio /dev/vfio/devices /dev/iommu /sys/devices/system/cpu",
     ))?;
     let expected =
-        "2\n2\n/dev/iommu\n/dev/null\n/dev/vfio/devices\n/dev/vfio/vfio\n/sys/class/net\n";
+        "2\n2\n/dev/iommu\n/dev/null\n/dev/vfio/devices\n/dev/vfio/vfio\n/sys/devices/system/cpu\n";
     ensure(
         ended.output == expected,
         &format!("the program sees {:?}, not {expected:?}", ended.output),
