@@ -13,7 +13,7 @@ use iogate_dma::{Gate, Grace};
 
 use crate::areas::AreaId;
 use crate::slot::Content;
-use crate::table::{FIRST_LARGE, Node, Table, bits};
+use crate::table::{FIRST_LARGE, Node, Table, bits, number};
 
 /// The owner of a slot that no area has.
 pub(crate) const NONE: AreaId = 0;
@@ -65,11 +65,13 @@ impl Stock {
     }
 
     fn page(&self, node: Node) -> Option<&Page> {
-        self.pages.get(usize::try_from(node).ok()?)
+        self.pages
+            .get(usize::try_from(number(self.level, node)).ok()?)
     }
 
     fn page_mut(&mut self, node: Node) -> Option<&mut Page> {
-        self.pages.get_mut(usize::try_from(node).ok()?)
+        let at = usize::try_from(number(self.level, node)).ok()?;
+        self.pages.get_mut(at)
     }
 
     /// A node that nobody reads, with all slots empty; a new one only if
@@ -88,10 +90,10 @@ impl Stock {
     }
 
     fn grow(&mut self, table: &Table, room: u64) -> Option<Node> {
-        let node = Node::try_from(self.pages.len()).ok()?;
-        if room < self.node_bytes() || !table.prepare(self.level, node) {
+        if room < self.node_bytes() {
             return None;
         }
+        let node = table.node(self.level, u64::try_from(self.pages.len()).ok()?)?;
         self.pages.push(Page {
             owners: vec![NONE; self.width()].into_boxed_slice(),
             used: 0,
@@ -146,6 +148,8 @@ pub(crate) struct Books {
     limit: u64,
     large: Stock,
     small: Stock,
+    /// An address to which empty nodes may lead.
+    pub(crate) idle: Option<u64>,
 }
 
 impl Books {
@@ -156,6 +160,7 @@ impl Books {
             limit,
             large: Stock::new(FIRST_LARGE),
             small: Stock::new(0),
+            idle: None,
         }
     }
 
@@ -172,25 +177,25 @@ impl Books {
         }
     }
 
-    fn stock_mut(&mut self, level: u32) -> &mut Stock {
+    fn stock_mut(&mut self, level: u32) -> (&mut Stock, &Gate) {
         if level < FIRST_LARGE {
-            &mut self.small
+            (&mut self.small, &self.gate)
         } else {
-            &mut self.large
+            (&mut self.large, &self.gate)
         }
     }
 
     /// An empty node for `level`; `None` at the limit.
     pub(crate) fn take(&mut self, table: &Table, level: u32) -> Option<Node> {
         let room = self.limit.saturating_sub(self.bytes());
-        let gate = Arc::clone(&self.gate);
-        self.stock_mut(level).take(table, &gate, room)
+        let (stock, gate) = self.stock_mut(level);
+        stock.take(table, gate, room)
     }
 
     /// Puts away a node that the radix no longer names, whatever is in it.
     pub(crate) fn retire(&mut self, level: u32, node: Node) {
-        let gate = Arc::clone(&self.gate);
-        self.stock_mut(level).retire(&gate, node);
+        let (stock, gate) = self.stock_mut(level);
+        stock.retire(gate, node);
     }
 
     /// Who owns the slot: an area, [`NONE`] or [`CHILD`].
@@ -220,7 +225,8 @@ impl Books {
     }
 
     pub(crate) fn set_owner(&mut self, level: u32, node: Node, place: usize, owner: AreaId) {
-        let Some(page) = self.stock_mut(level).page_mut(node) else {
+        let (stock, _) = self.stock_mut(level);
+        let Some(page) = stock.page_mut(node) else {
             return;
         };
         let Some(own) = page.owners.get_mut(place) else {

@@ -10,7 +10,7 @@ use iogate_dma::{Iova, Rights, Span};
 use crate::areas::{AreaId, Areas};
 use crate::books::{Books, CHILD, NONE};
 use crate::slot::Content;
-use crate::table::{FIRST_LARGE, Node, Root, TOP, Table, place, reach, slot_mask};
+use crate::table::{FIRST_LARGE, Found, Node, Root, TOP, Table, place, reach, slot_mask};
 
 /// The tables have reached their limit.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +55,46 @@ impl Part {
     }
 }
 
+/// A slot that is no child, who owns it, and the addresses it stands for.
+#[derive(Clone, Copy)]
+pub(crate) struct Spot {
+    at: Root,
+    place: usize,
+    first: u64,
+    last: u64,
+    pub(crate) owner: AreaId,
+}
+
+impl Spot {
+    /// The slot that holds `address`; `None` where the radix does not reach.
+    pub(crate) fn find(table: &Table, books: &Books, address: u64) -> Option<Self> {
+        let found = table.find(address)?;
+        let Found {
+            level, node, place, ..
+        } = found;
+        let owner = match found.content {
+            Content::Empty => NONE,
+            _ => books.owner(level, node, place),
+        };
+        let mask = slot_mask(level);
+        Some(Self {
+            at: Root { level, node },
+            place,
+            first: address & !mask,
+            last: address | mask,
+            owner,
+        })
+    }
+
+    pub(crate) fn encloses(&self, span: Span) -> bool {
+        self.first <= span.first().0 && span.last().0 <= self.last
+    }
+
+    fn is(&self, span: Span) -> bool {
+        self.first == span.first().0 && span.last().0 == self.last
+    }
+}
+
 /// The radix with its books.
 pub(crate) struct Edit<'a> {
     pub(crate) table: &'a Table,
@@ -65,20 +105,41 @@ impl Edit<'_> {
     /// Gives `span`, where no area is, to the area `id`. On [`Full`] a part
     /// is placed, which [`remove`](Self::remove) takes away.
     pub(crate) fn place(&mut self, span: Span, id: AreaId, rights: Rights) -> Result<(), Full> {
+        if let Some(spot) = Spot::find(self.table, self.books, span.first().0)
+            && spot.is(span)
+        {
+            let Root { level, node } = spot.at;
+            self.set(level, node, spot.place, id, Content::Unfilled(rights));
+            return Ok(());
+        }
         let root = self.grow(span.last().0)?;
         self.place_in(root, span.first().0, span.last().0, id, rights)
     }
 
-    /// Empties `span`, of which no area has only a part in it.
+    /// Empties `span`, of which no area has only a part in it. The nodes on
+    /// the way to its first byte stay even if they are empty, until the next
+    /// call is for another place: who maps and unmaps one page again and
+    /// again finds them there.
     pub(crate) fn remove(&mut self, span: Span) {
         let Some(root) = self.table.root() else {
             return;
         };
-        let last = span.last().0.min(reach(root.level));
-        if span.first().0 <= last {
-            self.remove_in(root, span.first().0, last);
+        let (first, last) = (span.first().0, span.last().0.min(reach(root.level)));
+        if first > last {
+            return;
         }
-        self.shrink();
+        match Spot::find(self.table, self.books, first) {
+            Some(spot) if spot.is(span) => {
+                let Root { level, node } = spot.at;
+                self.set(level, node, spot.place, NONE, Content::Empty);
+            }
+            _ => self.remove_in(root, first, last, Some(first)),
+        }
+        if let Some(before) = self.books.idle.replace(first)
+            && before | slot_mask(FIRST_LARGE) != first | slot_mask(FIRST_LARGE)
+        {
+            self.prune(before);
+        }
     }
 
     /// Restates the areas' bytes in `span`, other than revoked ones. At the
@@ -90,14 +151,21 @@ impl Edit<'_> {
         span: Span,
         state: State,
     ) -> Result<(), Full> {
+        let first = span.first().0;
+        if let Some(spot) = Spot::find(self.table, self.books, first)
+            && spot.encloses(span)
+        {
+            let part = Part::new(spot.at.level, spot.place, first, span.last().0);
+            return self.restate_slot(areas, spot.at, &part, spot.owner, state);
+        }
         let Some(root) = self.table.root() else {
             return Ok(());
         };
         let last = span.last().0.min(reach(root.level));
-        if span.first().0 > last {
+        if first > last {
             return Ok(());
         }
-        self.restate_in(areas, root, span.first().0, last, state)
+        self.restate_in(areas, root, first, last, state)
     }
 
     /// A root that reaches `last`.
@@ -121,23 +189,15 @@ impl Edit<'_> {
         Ok(root)
     }
 
-    /// Drops the root, or as many as say nothing that the next below does not.
-    fn shrink(&mut self) {
-        while let Some(root) = self.table.root() {
-            let used = self.books.used(root.level, root.node);
-            let next = if used == 0 {
-                None
-            } else if used == 1
-                && root.level > FIRST_LARGE
-                && let Some(node) = self.child(root.level, root.node, 0)
-            {
-                let level = root.level.wrapping_sub(1);
-                Some(Root { level, node })
-            } else {
-                return;
-            };
-            self.table.set_root(next);
-            self.books.retire(root.level, root.node);
+    /// Takes away the nodes that [`remove`](Self::remove) left empty on the
+    /// way to `address`.
+    fn prune(&mut self, address: u64) {
+        let Some(root) = self.table.root() else {
+            return;
+        };
+        let byte = Span::new(Iova(address), Iova(address));
+        if byte.is_some_and(|byte| first_in(self.table, self.books, byte).is_none()) {
+            self.remove_in(root, address, address, None);
         }
     }
 
@@ -152,11 +212,15 @@ impl Edit<'_> {
         let Root { level, node } = at;
         for place in place(level, first)..=place(level, last) {
             let part = Part::new(level, place, first, last);
+            let below = self.child_root(at, place);
             if part.whole {
                 self.set(level, node, place, id, Content::Unfilled(rights));
+                if let Some(empty) = below {
+                    self.retire_all(empty);
+                }
                 continue;
             }
-            let below = match self.child_root(at, place) {
+            let below = match below {
                 Some(below) => below,
                 None => {
                     let below = Root {
@@ -175,7 +239,7 @@ impl Edit<'_> {
         Ok(())
     }
 
-    fn remove_in(&mut self, at: Root, first: u64, last: u64) {
+    fn remove_in(&mut self, at: Root, first: u64, last: u64, keep: Option<u64>) {
         let Root { level, node } = at;
         let (mut from, to) = (place(level, first), place(level, last));
         while let Some((place, owner)) = self.books.next_used(level, node, from, to) {
@@ -184,8 +248,8 @@ impl Edit<'_> {
                 self.set(level, node, place, NONE, Content::Empty);
             } else if let Some(below) = self.child_root(at, place) {
                 let part = Part::new(level, place, first, last);
-                self.remove_in(below, part.first, part.last);
-                if self.books.used(below.level, below.node) == 0 {
+                self.remove_in(below, part.first, part.last, keep);
+                if keep != Some(part.first) && self.books.used(below.level, below.node) == 0 {
                     self.set(level, node, place, NONE, Content::Empty);
                     self.books.retire(below.level, below.node);
                 }
@@ -357,6 +421,14 @@ fn child(table: &Table, books: &Books, level: u32, node: Node, place: usize) -> 
 
 /// The lowest area with a byte of `span`.
 pub(crate) fn first_in(table: &Table, books: &Books, span: Span) -> Option<AreaId> {
+    if let Some(spot) = Spot::find(table, books, span.first().0) {
+        if spot.owner != NONE {
+            return Some(spot.owner);
+        }
+        if spot.encloses(span) {
+            return None;
+        }
+    }
     let root = table.root()?;
     let last = span.last().0.min(reach(root.level));
     if span.first().0 > last {

@@ -95,10 +95,7 @@ impl Slot {
 }
 
 fn rights(meta: u64) -> Rights {
-    Rights::new(
-        meta & (1 << RIGHTS_SHIFT) != 0,
-        meta & (2 << RIGHTS_SHIFT) != 0,
-    )
+    Rights::from_bits(u8::try_from(meta >> RIGHTS_SHIFT & 3).unwrap_or(0))
 }
 
 /// The writer is between two stores; it may have lost its CPU there.

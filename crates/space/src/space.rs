@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use iogate_dma::{Access, Gate, InFlight, Iova, Rights, Span};
 
 use crate::areas::{Area, AreaId, Areas};
-use crate::books::Books;
-use crate::edit::{Edit, Full, State, first_in};
+use crate::books::{Books, NONE};
+use crate::edit::{Edit, Full, Spot, State, first_in};
 use crate::ranges::Ranges;
 use crate::table::Table;
 use crate::{AllowError, FillError, Hit, MapError, Miss, ReserveError, Segment};
@@ -260,7 +260,9 @@ fn whole(first: Iova, segments: &[Segment]) -> Result<Option<Span>, FillError> {
 
 impl<T> Writer<T> {
     fn at(&self, table: &Table, iova: Iova) -> Option<AreaId> {
-        first_in(table, &self.books, Span::new(iova, iova)?)
+        Spot::find(table, &self.books, iova.0)
+            .map(|spot| spot.owner)
+            .filter(|&id| id != NONE)
     }
 
     fn first_in(&self, table: &Table, span: Span) -> Option<Span> {
@@ -293,10 +295,11 @@ impl<T> Writer<T> {
 
     fn unmap(&mut self, table: &Table, first: Iova) -> Option<Area<T>> {
         let id = self.at(table, first)?;
-        let span = self.areas.get(id)?.span;
-        if span.first() != first {
-            return None;
-        }
+        let area = self
+            .areas
+            .get(id)
+            .filter(|area| area.span.first() == first)?;
+        let span = Span::new(first, area.span.last())?;
         let books = &mut self.books;
         Edit { table, books }.remove(span);
         if let Some(search) = &mut self.search {

@@ -12,8 +12,11 @@ use iogate_dma::{Access, Rights, Span};
 use crate::slot::{Content, Slot};
 use crate::{Hit, Miss};
 
-/// The number of a node among those of its size.
+/// Where a node's slots are among those of its size: the chunk, and from
+/// [`CHUNK_SHIFT`] down the first slot in it.
 pub(crate) type Node = u64;
+
+const CHUNK_SHIFT: u32 = 40;
 
 /// Levels below this have nodes of 8 slots, the others of 512.
 pub(crate) const FIRST_LARGE: u32 = 4;
@@ -77,37 +80,35 @@ impl<const BITS: u32> Arena<BITS> {
         }
     }
 
-    /// The chunk of a node, and where the node starts in it.
-    #[inline]
-    fn locate(node: Node) -> (usize, u64) {
-        let start = node.wrapping_shl(BITS).wrapping_add(1 << FIRST_CHUNK);
-        let log = 63_u32.wrapping_sub(start.leading_zeros());
-        let chunk = log.wrapping_sub(FIRST_CHUNK);
-        (
-            usize::try_from(chunk).unwrap_or(usize::MAX),
-            start ^ 1_u64.wrapping_shl(log),
-        )
-    }
-
     #[inline]
     fn slot(&self, node: Node, place: usize) -> Option<&Slot> {
-        let (chunk, start) = Self::locate(node);
-        let start = usize::try_from(start).unwrap_or(usize::MAX);
+        let chunk = usize::try_from(node >> CHUNK_SHIFT).unwrap_or(usize::MAX);
+        let start = usize::try_from(node & ((1 << CHUNK_SHIFT) - 1)).unwrap_or(usize::MAX);
         self.chunks.get(chunk)?.get()?.get(start | place)
     }
 
-    /// Makes the chunk of `node`. `false` if there is none with that number.
-    fn prepare(&self, node: Node) -> bool {
-        let (at, _) = Self::locate(node);
-        let Some(chunk) = self.chunks.get(at) else {
-            return false;
-        };
-        chunk.get_or_init(|| {
-            let slots = (1_usize << FIRST_CHUNK).wrapping_shl(u32::try_from(at).unwrap_or(0));
+    /// The node with this number, counted from 0, and its chunk made. `None`
+    /// if there is none with that number.
+    fn node(&self, number: u64) -> Option<Node> {
+        let start = number.wrapping_shl(BITS).wrapping_add(1 << FIRST_CHUNK);
+        let log = start.checked_ilog2()?;
+        let at = log.checked_sub(FIRST_CHUNK)?;
+        self.chunks.get(usize::try_from(at).ok()?)?.get_or_init(|| {
+            let slots = 1_u64.wrapping_shl(log);
             (0..slots).map(|_| Slot::default()).collect()
         });
-        true
+        Some(u64::from(at) << CHUNK_SHIFT | start ^ 1_u64.wrapping_shl(log))
     }
+}
+
+/// The number of a node of `level`, counted from 0.
+pub(crate) fn number(level: u32, node: Node) -> u64 {
+    let chunk = u32::try_from(node >> CHUNK_SHIFT).unwrap_or(u32::MAX);
+    let start = node & ((1 << CHUNK_SHIFT) - 1);
+    let before = (1_u64 << FIRST_CHUNK).wrapping_shl(chunk);
+    (start | before)
+        .wrapping_sub(1 << FIRST_CHUNK)
+        .wrapping_shr(bits(level))
 }
 
 /// A root: its node, and the level of it.
@@ -128,11 +129,11 @@ pub(crate) struct Table {
 }
 
 /// A slot that is no child, and where it stands.
-struct Found {
-    content: Content,
-    level: u32,
-    node: Node,
-    place: usize,
+pub(crate) struct Found {
+    pub(crate) content: Content,
+    pub(crate) level: u32,
+    pub(crate) node: Node,
+    pub(crate) place: usize,
 }
 
 impl Table {
@@ -153,12 +154,13 @@ impl Table {
         }
     }
 
-    /// Makes room for a node of `level`; `false` if there is no such number.
-    pub(crate) fn prepare(&self, level: u32, node: Node) -> bool {
+    /// The node of `level` with this number, counted from 0; `None` if there
+    /// are not that many.
+    pub(crate) fn node(&self, level: u32, number: u64) -> Option<Node> {
         if level < FIRST_LARGE {
-            self.small.prepare(node)
+            self.small.node(number)
         } else {
-            self.large.prepare(node)
+            self.large.node(number)
         }
     }
 
@@ -238,9 +240,10 @@ impl Table {
         last
     }
 
-    /// The slot that holds `address` and is no child.
+    /// The slot that holds `address` and is no child; `None` above the root's
+    /// reach.
     #[inline]
-    fn find(&self, address: u64) -> Option<Found> {
+    pub(crate) fn find(&self, address: u64) -> Option<Found> {
         let Root {
             mut level,
             mut node,
@@ -248,9 +251,31 @@ impl Table {
         if address > reach(level) {
             return None;
         }
+        while level >= FIRST_LARGE {
+            let place = place(level, address);
+            match self.large.slot(node, place)?.read() {
+                Content::Child(child) => {
+                    node = child;
+                    level = level.wrapping_sub(1);
+                }
+                content => {
+                    return Some(Found {
+                        content,
+                        level,
+                        node,
+                        place,
+                    });
+                }
+            }
+        }
+        self.find_small(address, level, node)
+    }
+
+    /// [`find`](Self::find) in a granule that several areas or states share.
+    fn find_small(&self, address: u64, mut level: u32, mut node: Node) -> Option<Found> {
         loop {
             let place = place(level, address);
-            match self.slot(level, node, place)?.read() {
+            match self.small.slot(node, place)?.read() {
                 Content::Child(child) => {
                     node = child;
                     level = level.checked_sub(1)?;
