@@ -91,6 +91,11 @@ fn shared_file(criterion: &mut Criterion) {
     group.bench_function("range of a file that is mapped", |bench| {
         bench.iter(|| memory.map_file(file.as_fd(), 0, 4096, true));
     });
+    let us = Process::open(std::process::id().cast_signed()).unwrap();
+    let vma = us.vma_at(own as u64).unwrap();
+    group.bench_function("the same without its descriptor", |bench| {
+        bench.iter(|| memory.find_file(&vma, own as u64, 4096, true).unwrap());
+    });
     group.finish();
 }
 

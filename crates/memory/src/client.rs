@@ -9,6 +9,7 @@ use iogate_dma::{Memory, MemoryError, Width};
 use crate::file::{FileRange, FileWindow};
 use crate::process::Process;
 use crate::slot::{self, ProcessSlot, Slots};
+use crate::vma::Vma;
 use crate::window::check_aligned;
 
 /// Shared files and processes as one [`Memory`]; the crate's documentation has
@@ -52,6 +53,17 @@ impl ClientMemory {
         writable: bool,
     ) -> io::Result<FileRange> {
         self.files.map(file, offset, length, writable)
+    }
+
+    /// What [`map_file`](Self::map_file) gives for `length` bytes at `va` of a
+    /// process's mapping, if their file is mapped here already: without
+    /// opening it, which costs more than all the rest.
+    ///
+    /// `None` if the mapping is private, is of no file, or does not hold all
+    /// the bytes; if the file is not mapped here, or not so far; if it ends
+    /// before them. Then `map_file` does it, or says why it cannot be done.
+    pub fn find_file(&self, vma: &Vma, va: u64, length: u64, writable: bool) -> Option<FileRange> {
+        self.files.find(vma, va, length, writable)
     }
 
     /// Gives a process a slot.

@@ -6,10 +6,12 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use iogate_dma::Width;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use crate::free::FreeSpace;
+use crate::vma::Vma;
 use crate::window::Window;
 
 /// Room that every file gets while there is enough of the window.
@@ -35,6 +37,19 @@ struct Files {
     /// A file has more than one mapping if it outgrew one that was in use, or
     /// if it was wanted writable after a mapping for reading.
     mappings: HashMap<FileKey, Vec<Mapping>>,
+}
+
+impl Files {
+    /// The base of a mapping that has the first `end` bytes of the file. It
+    /// has one more user then.
+    fn reuse(&mut self, key: FileKey, end: u64, writable: bool) -> Option<u64> {
+        let known = self.mappings.get_mut(&key)?;
+        let mapping = known
+            .iter_mut()
+            .find(|mapping| end <= mapping.room && (mapping.writable || !writable))?;
+        mapping.users = mapping.users.saturating_add(1);
+        Some(mapping.base)
+    }
 }
 
 /// The window and the files that are mapped in it.
@@ -79,32 +94,49 @@ impl FileWindow {
         }
         let key = (stat.st_dev, stat.st_ino);
         let mut files = self.files();
-        let files = &mut *files;
-        let known = files.mappings.entry(key).or_default();
-        let serves =
-            |mapping: &&mut Mapping| end <= mapping.room && (mapping.writable || !writable);
-        let base = if let Some(mapping) = known.iter_mut().find(serves) {
-            mapping.users = mapping.users.saturating_add(1);
-            Ok(mapping.base)
-        } else {
-            let page = u64::try_from(stat.st_blksize).unwrap_or(0);
-            place(&self.window, &mut files.free, file, size, page, writable).map(|mapping| {
-                let base = mapping.base;
-                known.push(mapping);
-                base
-            })
-        };
-        if known.is_empty() {
-            files.mappings.remove(&key);
+        if let Some(base) = files.reuse(key, end, writable) {
+            return Ok(self.range(key, base, offset, length));
         }
-        let base = base?;
-        Ok(FileRange {
+        let page = u64::try_from(stat.st_blksize).unwrap_or(0);
+        let mapping = place(&self.window, &mut files.free, file, size, page, writable)?;
+        let base = mapping.base;
+        files.mappings.entry(key).or_default().push(mapping);
+        Ok(self.range(key, base, offset, length))
+    }
+
+    /// What `map` gives for the bytes at `va` of `vma`, without the file's
+    /// descriptor; `None` where that needs the descriptor or fails.
+    pub(crate) fn find(
+        self: &Arc<Self>,
+        vma: &Vma,
+        va: u64,
+        length: u64,
+        writable: bool,
+    ) -> Option<FileRange> {
+        if !vma.shared || !vma.is_file() || va.checked_add(length)? > vma.end {
+            return None;
+        }
+        let offset = vma.file_offset(va)?;
+        let end = offset.checked_add(length)?;
+        let last = length.checked_sub(1)?;
+        let (major, minor) = vma.device;
+        let key = (rustix::fs::makedev(major, minor), vma.inode);
+        let base = self.files().reuse(key, end, writable)?;
+        let range = self.range(key, base, offset, length);
+        // The mapping has room for the bytes; the file may end before them.
+        let last = range.address.saturating_add(last);
+        let exists = self.window.load(last, Width::Byte).is_ok();
+        exists.then_some(range)
+    }
+
+    fn range(self: &Arc<Self>, key: FileKey, base: u64, offset: u64, length: u64) -> FileRange {
+        FileRange {
             files: Arc::clone(self),
             key,
             base,
             address: base.saturating_add(offset),
             length,
-        })
+        }
     }
 
     fn release(&self, key: FileKey, base: u64) {

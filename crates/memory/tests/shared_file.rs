@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{Child, PAGE, Pages, address_space, memfd, punch};
 use iogate_dma::{Memory, MemoryError, Width};
-use iogate_memory::{ClientMemory, FileRange};
+use iogate_memory::{ClientMemory, FileRange, Process};
 
 const WIDTHS: [Width; 4] = [Width::Byte, Width::Word, Width::Dword, Width::Qword];
 
@@ -205,6 +205,44 @@ fn seventy_thousand_ranges_of_a_file_are_one_mapping() {
     }
     drop(ranges);
     assert_eq!(mappings_of("iogate-many"), 0);
+}
+
+#[test]
+fn a_file_that_is_mapped_is_found_by_the_mapping_of_a_process() {
+    let memory = ClientMemory::new().unwrap();
+    let file = memfd("found", 8 * PAGE);
+    let pages = Pages::of(&file, 4, 2 * PAGE);
+    let private = Pages::private(1);
+    let child = Child::fork(|turns| {
+        turns.pause();
+        0
+    });
+    let process = Process::open(child.pid).unwrap();
+    let vma = process.vma_at(pages.va()).unwrap();
+    let page = PAGE as u64;
+    let va = pages.va() + page;
+    let find = |length| memory.find_file(&vma, va, length, true);
+    assert!(find(page).is_none());
+    let range = whole(&memory, &file);
+    let found = find(page).unwrap();
+    assert_eq!(found.address(), range.address() + 3 * page);
+    assert_eq!(found.length(), page);
+    // The mapping has three pages from there on.
+    assert!(find(3 * page).is_some());
+    assert!(find(3 * page + 1).is_none());
+    assert!(find(0).is_none() && find(u64::MAX).is_none());
+    assert!(memory.find_file(&vma, vma.start - 1, 1, true).is_none());
+    // The file loses its second half.
+    file.set_len(4 * page).unwrap();
+    assert!(find(page).is_some());
+    assert!(find(page + 1).is_none());
+    let other = process.vma_at(private.va()).unwrap();
+    assert!(memory.find_file(&other, private.va(), 1, false).is_none());
+    // What was found keeps the file.
+    drop(range);
+    assert_eq!(memory.load(found.address(), Width::Byte), Ok(0));
+    drop(found);
+    assert!(find(page).is_none());
 }
 
 #[test]
