@@ -15,6 +15,10 @@ use crate::window::check_aligned;
 /// Shared files and processes as one [`Memory`]; the crate's documentation has
 /// the numbering.
 ///
+/// In shared files a `read` or `write` of up to 64 bytes goes in ascending
+/// order, aligned words whole: who sees the end of a queue entry that was
+/// written so sees all of it. Longer ones go in no order.
+///
 /// A `load` or `store` in a process is one system call, not one access of the
 /// bus: the program may see a part of it. `compare_exchange` there is
 /// [`MemoryError::NotAtomic`]. In shared files all three are atomic.
@@ -44,7 +48,8 @@ impl ClientMemory {
     /// `EINVAL` for an empty range or one that wraps, `EFAULT` if the file
     /// ends before it, `ENODEV` if it is no regular file, `EACCES` or `EPERM`
     /// if it may not be mapped so, `ENOMEM` if the window has no room for the
-    /// whole file.
+    /// whole file. Its bytes are still within reach then, by a process that
+    /// has it mapped.
     pub fn map_file(
         &self,
         file: BorrowedFd<'_>,

@@ -150,9 +150,10 @@ impl Touched {
 const SHORT: usize = 64;
 
 /// Copies `length` bytes. Up to [`SHORT`] of them are copied in ascending
-/// order, each aligned quadword, and in the odd rest each aligned dword and
-/// word, whole: a program that sees the end of a short write sees all of it.
-/// More bytes are copied as fast as the machine can, in no order.
+/// order by quadwords, and the odd rest by a dword, a word and a byte, each
+/// whole where it is aligned: a program that sees the end of a short write
+/// sees all of it. More bytes are copied as fast as the machine can, in no
+/// order.
 ///
 /// # Safety
 /// The fault handler is installed. `to` and `from` do not overlap; each is
