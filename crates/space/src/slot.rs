@@ -46,26 +46,24 @@ pub(crate) struct Slot {
 
 impl Slot {
     #[inline]
-    pub(crate) fn read(&self) -> Content {
+    pub(crate) fn pair(&self) -> Pair {
         let mut rounds = 0_u32;
         loop {
             let before = self.meta.load(Ordering::Acquire);
             let output = self.output.load(Ordering::Relaxed);
             fence(Ordering::Acquire);
             let after = self.meta.load(Ordering::Relaxed);
-            let state = before & STATE;
-            if before == after && state != BUSY {
-                let rights = rights(before);
-                return match state {
-                    CHILD => Content::Child(output),
-                    FILLED => Content::Filled(rights, output),
-                    UNFILLED => Content::Unfilled(rights),
-                    REVOKED => Content::Revoked(rights),
-                    _ => Content::Empty,
-                };
+            if before == after && before & STATE != BUSY {
+                let meta = before;
+                return Pair { meta, output };
             }
             wait(&mut rounds);
         }
+    }
+
+    #[inline]
+    pub(crate) fn read(&self) -> Content {
+        self.pair().content()
     }
 
     /// For the one writer only.
@@ -94,8 +92,41 @@ impl Slot {
     }
 }
 
-fn rights(meta: u64) -> Rights {
-    Rights::from_bits(u8::try_from(meta >> RIGHTS_SHIFT & 3).unwrap_or(0))
+/// The two words of a slot as they stood together.
+#[derive(Clone, Copy)]
+pub(crate) struct Pair {
+    meta: u64,
+    output: u64,
+}
+
+impl Pair {
+    #[inline]
+    pub(crate) fn content(self) -> Content {
+        match self.meta & STATE {
+            CHILD => Content::Child(self.output),
+            FILLED => Content::Filled(self.rights(), self.output),
+            UNFILLED => Content::Unfilled(self.rights()),
+            REVOKED => Content::Revoked(self.rights()),
+            _ => Content::Empty,
+        }
+    }
+
+    /// The node that the slot stands for.
+    #[inline]
+    pub(crate) fn child(self) -> Option<u64> {
+        (self.meta & STATE == CHILD).then_some(self.output)
+    }
+
+    /// Rights and output.
+    #[inline]
+    pub(crate) fn filled(self) -> Option<(Rights, u64)> {
+        (self.meta & STATE == FILLED).then_some((self.rights(), self.output))
+    }
+
+    #[inline]
+    fn rights(self) -> Rights {
+        Rights::from_bits(u8::try_from(self.meta >> RIGHTS_SHIFT & 3).unwrap_or(0))
+    }
 }
 
 /// The writer is between two stores; it may have lost its CPU there.

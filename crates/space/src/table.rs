@@ -23,6 +23,8 @@ pub(crate) const FIRST_LARGE: u32 = 4;
 /// The level whose node spans all 2^64 addresses.
 pub(crate) const TOP: u32 = 9;
 
+/// log2 of the bytes of a slot of the lowest large level.
+const PAGE: u32 = 12;
 const SMALL_BITS: u32 = 3;
 const LARGE_BITS: u32 = 9;
 
@@ -39,7 +41,7 @@ pub(crate) const fn bits(level: u32) -> u32 {
 pub(crate) const fn shift(level: u32) -> u32 {
     match level.checked_sub(FIRST_LARGE) {
         None => level.wrapping_mul(SMALL_BITS),
-        Some(above) => above.wrapping_mul(LARGE_BITS).wrapping_add(12),
+        Some(above) => above.wrapping_mul(LARGE_BITS).wrapping_add(PAGE),
     }
 }
 
@@ -182,7 +184,46 @@ impl Table {
 
     /// The longest contiguous run from the start of `span`, or why its first
     /// byte misses.
+    #[inline]
     pub(crate) fn lookup(&self, span: Span, access: Access) -> Result<Hit, Miss> {
+        match self.glance(span, access) {
+            Some(hit) => Ok(hit),
+            None => self.search(span, access),
+        }
+    }
+
+    /// The hit that all of `span` makes in one slot of 4 KiB or more.
+    #[inline]
+    fn glance(&self, span: Span, access: Access) -> Option<Hit> {
+        let (first, last) = (span.first().0, span.last().0);
+        let Root { level, mut node } = self.root()?;
+        if last > reach(level) {
+            return None;
+        }
+        let mut shift = shift(level);
+        loop {
+            let place = first.wrapping_shr(shift) & ((1 << LARGE_BITS) - 1);
+            let place = usize::try_from(place).unwrap_or(usize::MAX);
+            let pair = self.large.slot(node, place)?.pair();
+            if let Some(child) = pair.child() {
+                node = child;
+                shift = shift
+                    .checked_sub(LARGE_BITS)
+                    .filter(|shift| *shift >= PAGE)?;
+                continue;
+            }
+            let (rights, start) = pair.filled()?;
+            let mask = 1_u64.wrapping_shl(shift).wrapping_sub(1);
+            let covered = rights.allows(access) && last <= first | mask;
+            return covered.then(|| Hit {
+                output: start.wrapping_add(first & mask),
+                length: span.last_offset().saturating_add(1),
+                rights,
+            });
+        }
+    }
+
+    fn search(&self, span: Span, access: Access) -> Result<Hit, Miss> {
         let first = span.first().0;
         let found = self.find(first).ok_or(Miss::NotMapped)?;
         let (rights, start) = match found.content {
