@@ -1,1 +1,35 @@
-//! iogate-uapi.
+//! Bytes in and out: every VFIO, iommufd and KVM-VFIO call is decoded, run on
+//! the object model of `iogate-host` and answered with the kernel's errno.
+//! Client memory and descriptors are behind [`Client`]; no system call is made.
+#![forbid(unsafe_code)]
+#![warn(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
+
+mod answer;
+mod client;
+mod dispatch;
+mod errno;
+mod iommufd;
+mod kvm;
+mod trace;
+
+pub use answer::{After, Answer};
+pub use client::{BadAddress, Client, Named};
+pub use dispatch::ioctl;
+pub use errno::Errno;
+pub use kvm::kvm_device_attr;

@@ -1,0 +1,47 @@
+//! What a call comes to.
+
+use iogate_dma::Grace;
+use iogate_host::{FileId, Pinned, Retired};
+
+/// What a call comes to, when it is not an errno.
+#[derive(Default)]
+pub struct Answer {
+    /// The return value; unused when a file is installed.
+    pub value: i64,
+    /// A new file for the caller, close-on-exec; its descriptor is the return
+    /// value. If it cannot be installed, close the file.
+    pub install: Option<FileId>,
+    /// What is to be done before and after the caller hears of it.
+    pub after: After,
+}
+
+impl Answer {
+    /// A plain return value.
+    pub fn value(value: i64) -> Self {
+        Self {
+            value,
+            ..Self::default()
+        }
+    }
+}
+
+/// What a call leaves to be done.
+#[derive(Default)]
+pub struct After {
+    /// The caller must not hear of the result before this has passed.
+    pub grace: Option<Grace>,
+    /// To be dropped when it has.
+    pub retired: Vec<Box<dyn Pinned>>,
+    /// Indices of devices whose workers have something to do.
+    pub work: Vec<usize>,
+}
+
+impl From<Retired> for After {
+    fn from(retired: Retired) -> Self {
+        Self {
+            grace: retired.grace,
+            retired: retired.pages,
+            work: retired.work.into_iter().collect(),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! IOMMU_GET_HW_INFO. Linux `drivers/iommu/iommufd/device.c`.
+
+use iogate_host::{FileId, Host};
+use tracing::Level;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::argument::{Argument, Call, answer};
+use crate::trace::Told;
+use crate::{Answer, Client, Errno};
+
+/// IOMMU_HW_INFO_FLAG_INPUT_TYPE.
+const INPUT_TYPE: u32 = 1;
+/// IOMMU_HW_INFO_TYPE_NONE, as an answer, and _DEFAULT, as a question.
+const NO_TYPE: u32 = 0;
+/// How much of a program's buffer is zeroed in one call. Linux zeroes all of
+/// it; no description of a unit is a hundredth of this.
+const ZERO_LIMIT: u32 = 1 << 20;
+
+/// `struct iommu_hw_info`.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub(super) struct HwInfo {
+    size: u32,
+    flags: u32,
+    dev_id: u32,
+    data_len: u32,
+    data_uptr: u64,
+    data_type: u32,
+    out_max_pasid_log2: u8,
+    reserved: [u8; 3],
+    out_capabilities: u64,
+}
+
+impl Argument for HwInfo {
+    const MINIMUM: u32 = 32;
+}
+
+/// IOMMU_GET_HW_INFO. Linux `iommufd_get_hw_info`.
+pub(super) fn hw_info(
+    host: &Host,
+    file: FileId,
+    argument: u64,
+    client: &dyn Client,
+) -> Result<Answer, Errno> {
+    let run = |call: &mut Call<'_, HwInfo>| {
+        let body = &mut call.body;
+        if body.flags & !INPUT_TYPE != 0 || body.reserved != [0; 3] {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let info = host.iommufd_hw_info(file, body.dev_id)?;
+        if body.flags & INPUT_TYPE != 0 && body.data_type != NO_TYPE {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        zero(client, body.data_uptr, body.data_len)?;
+        body.data_len = 0;
+        body.data_type = NO_TYPE;
+        body.out_max_pasid_log2 = info.max_pasid_log2;
+        body.out_capabilities = info.capabilities;
+        call.respond()?;
+        Ok(Answer::value(0))
+    };
+    answer(client, argument, run, |body, result| {
+        tracing::event!(
+            name: "ioctl_get_hw_info",
+            target: "iogate",
+            Level::INFO,
+            device = body.dev_id,
+            capabilities = format_args!("{:#x}", body.out_capabilities),
+            result = %Told(result),
+        );
+    })
+}
+
+/// Zeroes the part of the program's buffer that there is nothing for.
+fn zero(client: &dyn Client, address: u64, length: u32) -> Result<(), Errno> {
+    let mut at = address;
+    let mut left = length.min(ZERO_LIMIT);
+    while left > 0 {
+        let piece = left.min(4096);
+        let zeroes = [0; 4096];
+        let length = usize::try_from(piece).map_err(|_| Errno::EFAULT)?;
+        let (zeroes, _) = zeroes.split_at(length);
+        client.write(at, zeroes)?;
+        at = at.checked_add(piece.into()).ok_or(Errno::EFAULT)?;
+        left = left.saturating_sub(piece);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::iommufd::same_layout;
+    use iommufd_bindings::iommufd as bindings;
+
+    #[test]
+    fn structures_are_laid_out_as_the_kernels() {
+        same_layout!(HwInfo, bindings::iommu_hw_info, {
+            size: size, flags: flags, dev_id: dev_id, data_len: data_len, data_uptr: data_uptr,
+            data_type: __bindgen_anon_1, out_max_pasid_log2: out_max_pasid_log2,
+            reserved: __reserved, out_capabilities: out_capabilities,
+        });
+    }
+}

@@ -1,0 +1,746 @@
+//! A machine with a few devices and a program with memory and descriptors, for
+//! the tests of iommufd and of the KVM link.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    clippy::unwrap_used
+)]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use iogate_dma::{
+    Attachment, Fault, FaultSink, Gate, Interrupts, Iova, Line, Memory, MemoryError, Message, Port,
+    Rights, Source, Span, Width,
+};
+use iogate_host::{
+    Actor, Caller, Device, Event, FileId, GroupConfig, Host, HostConfig, Iommu, Memlock,
+    MemlockMode, Node, Observer, Pages, PinError, Pinned, Reserved, ReservedKind, SpaceId, Via,
+    Watch,
+};
+use iogate_interrupt::{Delivery, Signal, Window};
+use iogate_pci::{After, Endpoint, Function, Identity, ResetKind};
+use iogate_space::Segment;
+use iogate_uapi::{Answer, BadAddress, Client, Errno, Named};
+
+pub const PAGE: u64 = 4096;
+/// Where the program keeps the arguments of its calls.
+pub const ARGUMENT: u64 = 0x10_0000;
+/// Memory of the program that it maps for devices: 64 pages, then none.
+pub const HEAP: u64 = 0x1000_0000;
+pub const HEAP_PAGES: u64 = 64;
+
+pub const FIXED: u32 = 1;
+pub const W: u32 = 2;
+pub const R: u32 = 4;
+pub const RW: u32 = W | R;
+
+/// The machine's devices, by index. The first two share a group.
+pub const TWIN_A: usize = 0;
+pub const TWIN_B: usize = 1;
+pub const ALONE: usize = 2;
+/// Behind a unit with 39 bits that does not enforce coherency.
+pub const NARROW: usize = 3;
+/// Behind a unit whose smallest page is 64 KiB.
+pub const COARSE: usize = 4;
+/// In a group that a host driver has.
+pub const TAKEN: usize = 5;
+/// Behind a unit with both kinds of interrupt window.
+pub const CONTRARY: usize = 6;
+/// Behind a unit whose smallest page is 2 KiB.
+pub const FINE: usize = 7;
+
+/// The fields of a structure, one after the other, as bytes.
+#[macro_export]
+macro_rules! pack {
+    ($($value:expr),* $(,)?) => { [$($value.to_ne_bytes().as_slice()),*].concat() };
+}
+
+/// A field of an answer.
+pub fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap())
+}
+
+/// A field of an answer.
+pub fn quad(bytes: &[u8], at: usize) -> u64 {
+    u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+/// Physical memory: 4 KiB frames, made when first written.
+#[derive(Default)]
+pub struct Ram(Mutex<BTreeMap<u64, Vec<u8>>>);
+
+impl Memory for Ram {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+        let mut frames = self.0.lock().unwrap();
+        for (at, byte) in (address..).zip(into) {
+            let frame = frames.entry(at / PAGE).or_insert_with(|| vec![0; 4096]);
+            *byte = frame[(at % PAGE) as usize];
+        }
+        Ok(())
+    }
+    fn write(&self, address: u64, from: &[u8]) -> Result<(), MemoryError> {
+        let mut frames = self.0.lock().unwrap();
+        for (at, byte) in (address..).zip(from) {
+            let frame = frames.entry(at / PAGE).or_insert_with(|| vec![0; 4096]);
+            frame[(at % PAGE) as usize] = *byte;
+        }
+        Ok(())
+    }
+    fn load(&self, address: u64, _: Width) -> Result<u64, MemoryError> {
+        Err(MemoryError::NotAtomic { address })
+    }
+    fn store(&self, address: u64, _: Width, _: u64) -> Result<(), MemoryError> {
+        Err(MemoryError::NotAtomic { address })
+    }
+    fn compare_exchange(&self, at: u64, _: Width, _: u64, _: u64) -> Result<u64, MemoryError> {
+        Err(MemoryError::NotAtomic { address: at })
+    }
+}
+
+struct Silent(Endpoint);
+
+impl Function for Silent {
+    fn endpoint(&self) -> &Endpoint {
+        &self.0
+    }
+    fn model(&self) -> &'static str {
+        "silent"
+    }
+    fn read_bar(&self, _: u8, _: u64, into: &mut [u8]) {
+        into.fill(0);
+    }
+    fn write_bar(&self, _: u8, _: u64, _: &[u8]) -> After {
+        After::Nothing
+    }
+    fn work(&self, _: &mut Port) -> After {
+        After::Nothing
+    }
+    fn reset(&self, _: ResetKind) {}
+}
+
+struct Nobody;
+
+impl Interrupts for Nobody {
+    fn message(&self, _: Source, _: Message) {}
+    fn line(&self, _: Source, _: Line) {}
+}
+
+impl FaultSink for Nobody {
+    fn fault(&self, _: &Fault) {}
+    fn answered(&self, _: Source, _: &str) {}
+}
+
+/// What the observer was told, in words.
+#[derive(Default)]
+pub struct Diary(pub Mutex<Vec<String>>);
+
+impl Diary {
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+    fn note(&self, text: String) {
+        self.0.lock().unwrap().push(text);
+    }
+}
+
+impl Observer for Diary {
+    fn mapped(&self, _: SpaceId, span: Span, rights: Rights, via: Via, _: Option<Actor>) {
+        self.note(format!("mapped {span} {rights} {}", via.name()));
+    }
+    fn unmapped(&self, _: SpaceId, span: Span, via: Via, _: Option<Actor>) {
+        self.note(format!("unmapped {span} {}", via.name()));
+    }
+    fn revoked(&self, _: SpaceId, span: Span, _: Option<Actor>) {
+        self.note(format!("revoked {span}"));
+    }
+    fn attached(&self, source: Source, space: Option<SpaceId>) {
+        let state = if space.is_some() {
+            "attached"
+        } else {
+            "detached"
+        };
+        self.note(format!("{state} {source}"));
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Page {
+    pub frame: u64,
+    pub writable: bool,
+    pub shared: bool,
+}
+
+/// What of a program its mappings refer to.
+#[derive(Default, Debug)]
+pub struct Process {
+    pub pages: Mutex<BTreeMap<u64, Page>>,
+    /// How often each frame is pinned.
+    pub pins: Mutex<BTreeMap<u64, u32>>,
+    /// Memory files by descriptor: their frames.
+    files: Mutex<BTreeMap<i32, Vec<u64>>>,
+    fds: Mutex<BTreeMap<i32, Named>>,
+}
+
+#[derive(Debug)]
+struct Range {
+    process: Arc<Process>,
+    /// Frames of a memory file; `None`: the process's own memory.
+    file: Option<Vec<u64>>,
+    start: u64,
+    length: u64,
+}
+
+struct Held {
+    process: Arc<Process>,
+    frames: Vec<u64>,
+    segments: Vec<Segment>,
+    private: Vec<(u64, u64)>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut pins = self.process.pins.lock().unwrap();
+        for frame in &self.frames {
+            let count = pins.get_mut(frame).unwrap();
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(frame);
+            }
+        }
+    }
+}
+
+impl Pinned for Held {
+    fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+    fn private(&self) -> &[(u64, u64)] {
+        &self.private
+    }
+}
+
+impl Pages for Range {
+    fn pin(&self, offset: u64, length: u64, rights: Rights) -> Result<Box<dyn Pinned>, PinError> {
+        assert!(offset + length <= self.length && length > 0);
+        let mut held = Held {
+            process: Arc::clone(&self.process),
+            frames: Vec::new(),
+            segments: Vec::new(),
+            private: Vec::new(),
+        };
+        let first = self.start + offset;
+        let mut at = first;
+        while at < first + length {
+            let end = (at / PAGE + 1) * PAGE;
+            let piece = end.min(first + length) - at;
+            let page = match &self.file {
+                Some(frames) => frames.get((at / PAGE) as usize).map(|frame| Page {
+                    frame: *frame,
+                    writable: true,
+                    shared: true,
+                }),
+                None => self
+                    .process
+                    .pages
+                    .lock()
+                    .unwrap()
+                    .get(&(at / PAGE))
+                    .copied(),
+            };
+            let page = page
+                .filter(|page| page.writable || !rights.can_write())
+                .ok_or(PinError::Fault(at))?;
+            let mut pins = self.process.pins.lock().unwrap();
+            *pins.entry(page.frame).or_default() += 1;
+            held.frames.push(page.frame);
+            held.segments.push(Segment {
+                length: piece,
+                output: page.frame * PAGE + at % PAGE,
+            });
+            if !page.shared {
+                held.private.push((at - first, piece));
+            }
+            at += piece;
+        }
+        Ok(Box::new(held))
+    }
+    fn start(&self) -> u64 {
+        self.start
+    }
+    fn is_file(&self) -> bool {
+        self.file.is_some()
+    }
+    fn address_space(&self) -> u64 {
+        1
+    }
+}
+
+/// The program: one process with its capabilities.
+pub struct Program {
+    pub process: Arc<Process>,
+    pub ram: Arc<Ram>,
+    pub memlock: Mutex<Memlock>,
+    pub privileged: Mutex<bool>,
+}
+
+impl Caller for Program {
+    fn actor(&self) -> Actor {
+        Actor {
+            process: 7,
+            thread: 8,
+        }
+    }
+    fn address_space(&self) -> u64 {
+        1
+    }
+    fn user(&self) -> u32 {
+        1000
+    }
+    fn memlock(&self) -> Memlock {
+        *self.memlock.lock().unwrap()
+    }
+    fn has_raw_io(&self) -> bool {
+        false
+    }
+    fn has_sys_resource(&self) -> bool {
+        *self.privileged.lock().unwrap()
+    }
+}
+
+impl Client for Program {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), BadAddress> {
+        for (offset, byte) in into.iter_mut().enumerate() {
+            let at = address
+                .checked_add(offset as u64)
+                .ok_or(BadAddress(address))?;
+            let pages = self.process.pages.lock().unwrap();
+            let page = pages.get(&(at / PAGE)).ok_or(BadAddress(at))?;
+            let mut one = [0];
+            let _ = self.ram.read(page.frame * PAGE + at % PAGE, &mut one);
+            [*byte] = one;
+        }
+        Ok(())
+    }
+    fn write(&self, address: u64, from: &[u8]) -> Result<(), BadAddress> {
+        for (offset, byte) in from.iter().enumerate() {
+            let at = address
+                .checked_add(offset as u64)
+                .ok_or(BadAddress(address))?;
+            let pages = self.process.pages.lock().unwrap();
+            let page = pages.get(&(at / PAGE)).filter(|page| page.writable);
+            let page = page.ok_or(BadAddress(at))?;
+            let _ = self.ram.write(page.frame * PAGE + at % PAGE, &[*byte]);
+        }
+        Ok(())
+    }
+    fn named(&self, fd: i32) -> Result<Named, Errno> {
+        let fds = self.process.fds.lock().unwrap();
+        fds.get(&fd).copied().ok_or(Errno::EBADF)
+    }
+    fn eventfd(&self, _: i32) -> Result<Arc<dyn Signal>, Errno> {
+        Err(Errno::EINVAL)
+    }
+    fn pages(&self, address: u64, length: u64) -> Arc<dyn Pages> {
+        Arc::new(Range {
+            process: Arc::clone(&self.process),
+            file: None,
+            start: address,
+            length,
+        })
+    }
+    fn file_pages(&self, fd: i32, offset: u64, length: u64) -> Result<Arc<dyn Pages>, Errno> {
+        self.named(fd)?;
+        let files = self.process.files.lock().unwrap();
+        Ok(Arc::new(Range {
+            process: Arc::clone(&self.process),
+            file: Some(files.get(&fd).ok_or(Errno::EINVAL)?.clone()),
+            start: offset,
+            length,
+        }))
+    }
+    fn watch(&self, _: i32, _: Event) -> Result<Box<dyn Watch>, Errno> {
+        Err(Errno::EINVAL)
+    }
+}
+
+/// Everything together.
+pub struct World {
+    pub host: Arc<Host>,
+    pub program: Program,
+    pub diary: Arc<Diary>,
+    gate: Arc<Gate>,
+    ports: Mutex<BTreeMap<usize, Port>>,
+    next_fd: Mutex<i32>,
+}
+
+fn unit(index: usize, bits: u32, page_sizes: u64, coherent: bool) -> Iommu {
+    Iommu {
+        index,
+        aperture_last: Iova((1 << bits) - 1),
+        page_sizes,
+        reserved: vec![reserved(0xfee0_0000, 0xfeef_ffff, ReservedKind::Msi)],
+        coherent,
+    }
+}
+
+fn reserved(first: u64, last: u64, kind: ReservedKind) -> Reserved {
+    Reserved {
+        span: Span::new(Iova(first), Iova(last)).unwrap(),
+        kind,
+    }
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::with_memlock(MemlockMode::Off)
+    }
+
+    pub fn with_memlock(memlock: MemlockMode) -> Self {
+        let usual = Arc::new(unit(0, 48, 0x4020_1000, true));
+        let narrow = Arc::new(unit(1, 39, 0x4020_1000, false));
+        let coarse = Arc::new(unit(2, 48, 0x1_0000, true));
+        let mut contrary = unit(3, 48, 0x1000, true);
+        let software = reserved(0x800_0000, 0x80f_ffff, ReservedKind::SoftwareMsi);
+        contrary.reserved.insert(0, software);
+        let contrary = Arc::new(contrary);
+        let mut fine = unit(4, 48, 0x800, true);
+        fine.reserved.clear();
+        let fine = Arc::new(fine);
+        let behind = [
+            (&usual, 1),
+            (&usual, 1),
+            (&usual, 2),
+            (&narrow, 3),
+            (&coarse, 4),
+            (&usual, 5),
+            (&contrary, 6),
+            (&fine, 7),
+        ];
+        let devices = behind.iter().enumerate().map(|(index, (iommu, group))| {
+            let source: Source = format!("0000:{index:02x}:00.0").parse().unwrap();
+            let identity = Identity {
+                vendor: 0x1234,
+                device: 0x11e8,
+                ..Identity::default()
+            };
+            let endpoint = Endpoint::builder(identity).build(source, Arc::new(Nobody));
+            Arc::new(Device {
+                index,
+                source,
+                name: source.to_string(),
+                group: *group,
+                cdev: index as u32,
+                function: Arc::new(Silent(endpoint.unwrap())),
+                attachment: Arc::new(Attachment::new()),
+                iommu: Arc::clone(iommu),
+            })
+        });
+        let ram = Arc::new(Ram::default());
+        let gate = Arc::new(Gate::new());
+        let diary = Arc::new(Diary::default());
+        let groups = (1..=7).map(|number| GroupConfig {
+            number,
+            viable: number != 5,
+        });
+        let host = Host::new(HostConfig {
+            groups: groups.collect(),
+            devices: devices.collect(),
+            dma_entry_limit: 65535,
+            memlock,
+            memory: Arc::clone(&ram) as Arc<dyn Memory>,
+            gate: Arc::clone(&gate),
+            delivery: Arc::new(Delivery::new(Window::X86)),
+            observer: Arc::clone(&diary) as Arc<dyn Observer>,
+        });
+        let program = Program {
+            process: Arc::default(),
+            ram,
+            memlock: Mutex::new(Memlock::Limit(8 << 20)),
+            privileged: Mutex::new(false),
+        };
+        let world = Self {
+            host,
+            program,
+            diary,
+            gate,
+            ports: Mutex::default(),
+            next_fd: Mutex::new(3),
+        };
+        for page in 0..16 {
+            world.give(ARGUMENT + page * PAGE, 1000 + page, true, false);
+        }
+        for page in 0..HEAP_PAGES {
+            world.give(HEAP + page * PAGE, 2000 + page, true, page % 2 == 0);
+        }
+        world
+    }
+
+    /// Gives the program a page of memory.
+    pub fn give(&self, address: u64, frame: u64, writable: bool, shared: bool) {
+        let page = Page {
+            frame,
+            writable,
+            shared,
+        };
+        let mut pages = self.program.process.pages.lock().unwrap();
+        pages.insert(address / PAGE, page);
+    }
+
+    /// The program unmaps a page.
+    pub fn take(&self, address: u64) {
+        let first = address / PAGE * PAGE;
+        let page = self
+            .program
+            .process
+            .pages
+            .lock()
+            .unwrap()
+            .remove(&(first / PAGE));
+        if page.is_some_and(|page| !page.shared) {
+            let by = Some(self.program.actor());
+            let grace = self.host.revoke(1, first, first + PAGE - 1, by);
+            grace.into_iter().for_each(iogate_dma::Grace::wait);
+        }
+    }
+
+    /// How many frames are pinned.
+    pub fn pinned_frames(&self) -> usize {
+        self.program.process.pins.lock().unwrap().len()
+    }
+
+    fn descriptor(&self, named: Named) -> i32 {
+        let mut next = self.next_fd.lock().unwrap();
+        *next += 1;
+        self.program
+            .process
+            .fds
+            .lock()
+            .unwrap()
+            .insert(*next, named);
+        *next
+    }
+
+    /// A descriptor of something that is none of ours.
+    pub fn other(&self) -> i32 {
+        self.descriptor(Named::Other)
+    }
+
+    /// A memory file of these frames.
+    pub fn memory_file(&self, frames: &[u64]) -> i32 {
+        let fd = self.other();
+        let mut files = self.program.process.files.lock().unwrap();
+        files.insert(fd, frames.to_vec());
+        fd
+    }
+
+    pub fn open(&self, node: Node) -> Result<Opened, Errno> {
+        let file = self.host.open(node, &self.program)?;
+        let fd = self.descriptor(Named::Ours(file));
+        Ok(Opened { file, fd })
+    }
+
+    pub fn iommufd(&self) -> Opened {
+        self.open(Node::Iommufd).unwrap()
+    }
+
+    pub fn cdev(&self, index: usize) -> Opened {
+        self.open(Node::Device(index)).unwrap()
+    }
+
+    pub fn close(&self, opened: Opened) {
+        let retired = self.host.close(opened.file);
+        retired.grace.into_iter().for_each(iogate_dma::Grace::wait);
+        self.program.process.fds.lock().unwrap().remove(&opened.fd);
+    }
+
+    fn finish(answer: Answer) -> Result<i64, Errno> {
+        let after = answer.after;
+        after.grace.into_iter().for_each(iogate_dma::Grace::wait);
+        drop(after.retired);
+        match answer.value {
+            value if value < 0 => Err(Errno(-value as i32)),
+            value => Ok(value),
+        }
+    }
+
+    /// Makes a call with the argument at an address.
+    pub fn raw(&self, file: Opened, number: u32, address: u64) -> Result<i64, Errno> {
+        let command = 0x3b00 | number;
+        let answer = iogate_uapi::ioctl(&self.host, file.file, command, address, &self.program);
+        Self::finish(answer?)
+    }
+
+    /// Makes a call with these bytes as its argument, which become the answer.
+    pub fn call(&self, file: Opened, number: u32, bytes: &mut [u8]) -> Result<i64, Errno> {
+        self.program.write(ARGUMENT, bytes).unwrap();
+        let result = self.raw(file, number, ARGUMENT);
+        self.program.read(ARGUMENT, bytes).unwrap();
+        result
+    }
+
+    pub fn kvm(&self, machine: u64, group: u32, attr: u64, fd: i32) -> Option<Result<(), Errno>> {
+        let at = ARGUMENT + 0x100;
+        self.program.write(at, &fd.to_ne_bytes()).unwrap();
+        self.program
+            .write(ARGUMENT, &pack!(0_u32, group, attr, at))
+            .unwrap();
+        let answer = iogate_uapi::kvm_device_attr(&self.host, machine, ARGUMENT, &self.program);
+        answer
+            .transpose()
+            .map(|answer| answer.and_then(Self::finish).map(drop))
+    }
+
+    pub fn ioas(&self, file: Opened) -> u32 {
+        let mut bytes = pack!(12_u32, 0_u32, 0_u32);
+        self.call(file, 0x81, &mut bytes).unwrap();
+        word(&bytes, 8)
+    }
+
+    pub fn destroy(&self, file: Opened, id: u32) -> Result<(), Errno> {
+        self.call(file, 0x80, &mut pack!(8_u32, id)).map(drop)
+    }
+
+    pub fn map(
+        &self,
+        file: Opened,
+        ioas: u32,
+        flags: u32,
+        (va, length): (u64, u64),
+        iova: u64,
+    ) -> Result<u64, Errno> {
+        let mut bytes = pack!(40_u32, flags, ioas, 0_u32, va, length, iova);
+        self.call(file, 0x85, &mut bytes)?;
+        Ok(quad(&bytes, 32))
+    }
+
+    pub fn map_file(
+        &self,
+        file: Opened,
+        ioas: u32,
+        fd: i32,
+        (start, length): (u64, u64),
+        iova: u64,
+    ) -> Result<u64, Errno> {
+        let mut bytes = pack!(40_u32, FIXED | RW, ioas, fd, start, length, iova);
+        self.call(file, 0x8f, &mut bytes)?;
+        Ok(quad(&bytes, 32))
+    }
+
+    pub fn copy(
+        &self,
+        file: Opened,
+        flags: u32,
+        (from, source): (u32, u64),
+        (to, iova): (u32, u64),
+        length: u64,
+    ) -> Result<u64, Errno> {
+        let mut bytes = pack!(40_u32, flags, to, from, length, iova, source);
+        self.call(file, 0x83, &mut bytes)?;
+        Ok(quad(&bytes, 24))
+    }
+
+    pub fn unmap(&self, file: Opened, ioas: u32, iova: u64, length: u64) -> Result<u64, Errno> {
+        let mut bytes = pack!(24_u32, ioas, iova, length);
+        self.call(file, 0x86, &mut bytes)?;
+        Ok(quad(&bytes, 16))
+    }
+
+    /// The ranges and the alignment.
+    pub fn ranges(&self, file: Opened, ioas: u32) -> (Vec<(u64, u64)>, u64) {
+        let at = ARGUMENT + PAGE;
+        let mut bytes = pack!(32_u32, ioas, 64_u32, 0_u32, at, 0_u64);
+        self.call(file, 0x84, &mut bytes).unwrap();
+        let count = word(&bytes, 8) as usize;
+        let mut list = vec![0; count * 16];
+        self.program.read(at, &mut list).unwrap();
+        let ranges = list.chunks(16).map(|one| (quad(one, 0), quad(one, 8)));
+        (ranges.collect(), quad(&bytes, 24))
+    }
+
+    pub fn allow(&self, file: Opened, ioas: u32, list: &[(u64, u64)]) -> Result<(), Errno> {
+        let at = ARGUMENT + PAGE;
+        let ranges = list.iter().flat_map(|(start, last)| pack!(start, last));
+        self.program.write(at, &ranges.collect::<Vec<_>>()).unwrap();
+        let mut bytes = pack!(24_u32, ioas, list.len() as u32, 0_u32, at);
+        self.call(file, 0x82, &mut bytes).map(drop)
+    }
+
+    pub fn option(
+        &self,
+        file: Opened,
+        (option, op): (u32, u16),
+        object: u32,
+        value: u64,
+    ) -> Result<u64, Errno> {
+        let mut bytes = pack!(24_u32, option, op, 0_u16, object, value);
+        self.call(file, 0x87, &mut bytes)?;
+        Ok(quad(&bytes, 16))
+    }
+
+    pub fn hwpt(&self, file: Opened, device: u32, pt: u32, flags: u32) -> Result<u32, Errno> {
+        let mut bytes = pack!(24_u32, flags, device, pt, 0_u32, 0_u32);
+        self.call(file, 0x89, &mut bytes)?;
+        Ok(word(&bytes, 16))
+    }
+
+    pub fn bind(&self, device: Opened, iommufd: Opened) -> Result<u32, Errno> {
+        let mut bytes = pack!(16_u32, 0_u32, iommufd.fd, 0_u32);
+        self.call(device, 118, &mut bytes)?;
+        Ok(word(&bytes, 12))
+    }
+
+    pub fn attach(&self, device: Opened, pt: u32) -> Result<u32, Errno> {
+        let mut bytes = pack!(12_u32, 0_u32, pt);
+        self.call(device, 119, &mut bytes)?;
+        Ok(word(&bytes, 8))
+    }
+
+    pub fn detach(&self, device: Opened) -> Result<(), Errno> {
+        self.call(device, 120, &mut pack!(8_u32, 0_u32)).map(drop)
+    }
+
+    /// A device that is open and bound, and its number.
+    pub fn bound(&self, index: usize, iommufd: Opened) -> (Opened, u32) {
+        let device = self.cdev(index);
+        let id = self.bind(device, iommufd).unwrap();
+        (device, id)
+    }
+
+    /// The byte that the device reads; `None` if it faults.
+    pub fn dma_read(&self, index: usize, iova: u64) -> Option<u8> {
+        let mut byte = [0];
+        let mut ports = self.ports.lock().unwrap();
+        let port = self.port(&mut ports, index);
+        port.read(Iova(iova), &mut byte).ok().map(|()| byte[0])
+    }
+
+    /// Has the device write a byte: whether it could.
+    pub fn dma_write(&self, index: usize, iova: u64, byte: u8) -> bool {
+        let mut ports = self.ports.lock().unwrap();
+        let port = self.port(&mut ports, index);
+        port.write(Iova(iova), &[byte]).is_ok()
+    }
+
+    fn port<'p>(&self, ports: &'p mut BTreeMap<usize, Port>, index: usize) -> &'p mut Port {
+        let device = self.host.device(index).unwrap();
+        ports.entry(index).or_insert_with(|| {
+            let attachment = Arc::clone(&device.attachment);
+            Port::new(
+                device.source,
+                attachment,
+                self.gate.join(),
+                Arc::new(Nobody),
+            )
+        })
+    }
+}
+
+/// An open file and the descriptor it has in the program.
+#[derive(Clone, Copy)]
+pub struct Opened {
+    pub file: FileId,
+    pub fd: i32,
+}
