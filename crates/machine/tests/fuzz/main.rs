@@ -96,6 +96,39 @@ impl Random {
     }
 }
 
+/// Lines that make one device differ from another.
+const DEVICE_LINES: [&str; 12] = [
+    "behind = \"rp0\"\n",
+    "behind = \"conv\"\n",
+    "behind = \"pci\"\n",
+    "behind = \"d0\"\n",
+    "at = \"0000:07:00.0\"\n",
+    "at = \"0000:07:00.1\"\n",
+    "at = \"0000:00:03.0\"\n",
+    "at = \"0001:03:00.0\"\n",
+    "group = 1\n",
+    "group = 3\n",
+    "driver = \"none\"\n",
+    "acs = true\n",
+];
+
+/// The bridges and units of one file of the corpus with random devices: most
+/// of these are machines.
+fn recombine(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
+    let base = String::from_utf8_lossy(&corpus[random.below(corpus.len())]).into_owned();
+    let mut text = match base.split_once("[[device]]") {
+        Some((head, _)) => head.to_owned(),
+        None => "version = 1\n".to_owned(),
+    };
+    for _ in 0..=random.below(5) {
+        let model = ["edu", "nvme"][random.below(2)];
+        text.push_str(&format!("[[device]]\nmodel = \"{model}\"\n"));
+        let line = random.below(2 * DEVICE_LINES.len());
+        text.push_str(DEVICE_LINES.get(line).unwrap_or(&""));
+    }
+    text.into_bytes()
+}
+
 #[test]
 fn no_mutation_of_the_corpus_panics_or_breaks_a_promise() {
     let corpus = corpus();
@@ -107,8 +140,15 @@ fn no_mutation_of_the_corpus_panics_or_breaks_a_promise() {
     let mut random = Random(seed);
     let end = Instant::now() + Duration::from_millis(1500);
     while Instant::now() < end {
-        let mut bytes = corpus[random.below(corpus.len())].clone();
-        for _ in 0..=random.below(6) {
+        let recombined = random.below(2) == 0;
+        let (mut bytes, mutations) = match recombined {
+            true => (recombine(&mut random, &corpus), random.below(2)),
+            false => (
+                corpus[random.below(corpus.len())].clone(),
+                1 + random.below(6),
+            ),
+        };
+        for _ in 0..mutations {
             random.mutate(&mut bytes, &corpus);
         }
         let shown = String::from_utf8_lossy(&bytes).into_owned();

@@ -317,3 +317,20 @@ fn a_bridge_shows_its_buses_its_port_type_and_its_acs() {
     let conventional = bridge_config(&topology.functions()[1]);
     assert_eq!((conventional[0x42] >> 4, conventional[0x100]), (7, 0));
 }
+
+#[test]
+fn bridges_can_be_chained_until_the_bus_numbers_end() {
+    let chain = |length: usize| -> Vec<Planned> {
+        let parent = |n: usize| n.checked_sub(1);
+        let bridges = (0..length).map(|n| bridge(PciToPci, parent(n), false));
+        bridges.chain([endpoint(length - 1)]).collect()
+    };
+    let topology = Topology::new(&chain(255)).unwrap();
+    assert_eq!(
+        topology.functions()[255].address.to_string(),
+        "0000:ff:01.0"
+    );
+    assert_eq!(topology.isolation_groups().len(), 1);
+    assert_eq!(refusal(&chain(256)).2, Misplaced::TooDeep);
+    assert_eq!(refusal(&chain(100_000)).2, Misplaced::TooDeep);
+}
