@@ -3,7 +3,7 @@
 /// Fills `into`, a read at `offset`, from the dwords that `register` gives
 /// for offsets that are multiples of 4. Reading them has no side effect.
 pub(crate) fn read(offset: u64, into: &mut [u8], register: impl Fn(u64) -> u32) {
-    for (byte, at) in into.iter_mut().zip(offset..) {
+    for (byte, at) in into.iter_mut().zip(offset..=u64::MAX) {
         let dword = register(at & !3).to_le_bytes();
         *byte = match at & 3 {
             0 => dword[0],
@@ -19,7 +19,7 @@ pub(crate) fn read(offset: u64, into: &mut [u8], register: impl Fn(u64) -> u32) 
 pub(crate) fn dwords(offset: u64, from: &[u8]) -> impl Iterator<Item = (u64, u32)> {
     let (whole, _) = from.as_chunks::<4>();
     let whole = if offset.is_multiple_of(4) { whole } else { &[] };
-    (offset..)
+    (offset..=u64::MAX)
         .step_by(4)
         .zip(whole.iter().map(|bytes| u32::from_le_bytes(*bytes)))
 }

@@ -3,10 +3,12 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use common::Machine;
 use iogate_devices::{Properties, Value};
-use iogate_dma::{Line, Message, Rights};
-use iogate_pci::After;
+use iogate_dma::{Line, Memory, Message, Rights};
+use iogate_pci::{After, ResetKind};
 
 const BUFFER: u64 = 0x40000;
 const SOURCE: u64 = 0x80;
@@ -215,7 +217,7 @@ fn a_reset_in_the_middle_of_a_transfer_ends_it_without_a_trace() {
     // the reset is what must not be seen.
     edu.at_next_request(move |_| {
         device.endpoint().reset();
-        device.reset(iogate_pci::ResetKind::FunctionLevel);
+        device.reset(ResetKind::FunctionLevel);
     });
     transfer(&mut edu, 0x1000, BUFFER, 16, 0b101);
     assert_eq!(edu.read64(COMMAND), 0);
@@ -223,4 +225,45 @@ fn a_reset_in_the_middle_of_a_transfer_ends_it_without_a_trace() {
     edu.set_command(6);
     transfer(&mut edu, BUFFER, 0x2000, 16, 0b011);
     assert_eq!(edu.peek(0x2000, 16), [0; 16]);
+}
+
+#[test]
+fn after_a_reset_and_a_grace_nothing_is_written_any_more() {
+    let edu = edu();
+    let (device, gate, space) = (edu.device.clone(), edu.gate.clone(), edu.space.clone());
+    let peek = |length| {
+        let mut bytes = vec![0; length];
+        Memory::read(space.ram(), 0x1000, &mut bytes).unwrap();
+        bytes
+    };
+    let mut port = edu.port;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::SeqCst) {
+                let _ = device.work(&mut port);
+            }
+        });
+        for round in 0..2000 {
+            let marker = vec![round as u8 | 1; 4096];
+            for (register, value) in [
+                (SOURCE, BUFFER),
+                (DESTINATION, 0x1000),
+                (COUNT, 4096),
+                (COMMAND, 0b011),
+            ] {
+                let _ = device.write_bar(0, register, &value.to_le_bytes());
+            }
+            for _ in 0..round % 64 {
+                std::hint::spin_loop();
+            }
+            device.endpoint().reset();
+            device.reset(ResetKind::FunctionLevel);
+            gate.grace().wait();
+            Memory::write(space.ram(), 0x1000, &marker).unwrap();
+            let _ = device.endpoint().write_config(4, &[6, 0]);
+            assert_eq!(peek(4096), marker);
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
 }

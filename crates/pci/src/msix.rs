@@ -129,7 +129,7 @@ impl Table {
     /// lie in the table or the pending bits. Whether there were any.
     pub(crate) fn read(&self, bar: u8, offset: u64, into: &mut [u8]) -> bool {
         let mut any = false;
-        for (byte, at) in into.iter_mut().zip(offset..) {
+        for (byte, at) in into.iter_mut().zip(offset..=u64::MAX) {
             if let Some(at) = inside(bar == self.layout.table_bar, at, self.table()) {
                 *byte = self.table_byte(at);
                 any = true;
@@ -145,7 +145,7 @@ impl Table {
     /// read-only. Whether any lay in either.
     pub(crate) fn write(&mut self, bar: u8, offset: u64, from: &[u8]) -> bool {
         let mut any = false;
-        for (byte, at) in from.iter().zip(offset..) {
+        for (byte, at) in from.iter().zip(offset..=u64::MAX) {
             if let Some(at) = inside(bar == self.layout.table_bar, at, self.table()) {
                 self.set_table_byte(at, *byte);
                 any = true;

@@ -8,6 +8,8 @@
     clippy::cast_possible_truncation
 )]
 
+pub mod driver;
+
 use std::sync::{Arc, Mutex};
 
 use iogate_devices::{Properties, Slot, build};
@@ -59,6 +61,11 @@ pub struct Space {
 }
 
 impl Space {
+    /// The memory itself, past every translation.
+    pub fn ram(&self) -> &Ram {
+        &self.ram
+    }
+
     /// Runs `hook` at the next translation.
     pub fn at_next_request(&self, hook: Hook) {
         *self.hook.lock().unwrap() = Some(hook);
