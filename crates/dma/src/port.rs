@@ -228,3 +228,56 @@ impl Port {
         DmaError::Refused(fault)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::{Gate, InFlight};
+
+    struct Unmapped;
+    impl Translate for Unmapped {
+        fn translate<'g>(
+            &'g self,
+            _: &'g InFlight<'_>,
+            request: &Request,
+        ) -> Result<Outcome<'g>, Fault> {
+            Err(Fault {
+                source_id: request.source,
+                span: request.span,
+                access: request.access,
+                reason: FaultReason::NotMapped,
+                walk: None,
+                recoverable: false,
+            })
+        }
+    }
+
+    struct Silence;
+    impl FaultSink for Silence {
+        fn fault(&self, fault: &Fault) {
+            panic!("reported {fault}");
+        }
+        fn answered(&self, _: Source, _: &str) {}
+    }
+
+    #[test]
+    fn whether_an_access_goes_on_is_asked_under_the_guard_and_no_is_not_a_fault() {
+        let gate = Arc::new(Gate::new());
+        let attachment = Arc::new(Attachment::new());
+        attachment.set(Some(Arc::new(Unmapped)));
+        let source = "01:00.0".parse().unwrap();
+        let mut port = Port::new(source, attachment, gate.join(), Arc::new(Silence));
+        let asked = Cell::new(0);
+        let alive = || {
+            asked.set(asked.get() + 1);
+            assert!(!gate.grace().has_passed(), "the guard is not held");
+            false
+        };
+        let stopped = Err(DmaError::Stopped);
+        assert_eq!(port.read_while(Iova(0), &mut [0; 8], alive), stopped);
+        assert_eq!(port.write_while(Iova(0), &[0; 8], alive), stopped);
+        assert_eq!(asked.get(), 2);
+    }
+}

@@ -61,11 +61,6 @@ pub struct Space {
 }
 
 impl Space {
-    /// The memory itself, past every translation.
-    pub fn ram(&self) -> &Ram {
-        &self.ram
-    }
-
     /// Runs `hook` at the next translation.
     pub fn at_next_request(&self, hook: Hook) {
         *self.hook.lock().unwrap() = Some(hook);
