@@ -183,7 +183,7 @@ fn addresses_are_cut_to_the_dma_mask() {
     transfer(&mut edu, BUFFER, 0x4000, 4, 0b011);
     assert_eq!(edu.peek(0x4000, 4), b"mask");
 
-    let wide = Properties::from([("dma-mask".to_owned(), Value::Integer(64))]);
+    let wide = Properties::from([("dma-mask".to_owned(), Value::Integer(u64::MAX))]);
     let mut edu = Machine::new("edu", &wide, 1 << 20);
     transfer(&mut edu, 0x1000_3000, BUFFER, 4, 0b001);
     assert_eq!(

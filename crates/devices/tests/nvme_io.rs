@@ -284,3 +284,35 @@ fn a_file_is_the_namespace() {
     assert_eq!(driver.run(1, read(8, 8, DATA, 0)).status, 0x281);
     std::fs::remove_file(&path).unwrap();
 }
+
+#[test]
+fn deallocated_ranges_are_read_from_memory_and_checked() {
+    let mut driver = Driver::new();
+    driver.create_pair(1);
+    driver.machine.poke(DATA, &[0xaa; 4096]);
+    assert_eq!(driver.run(1, write(0, 8, DATA, 0)).status, 0);
+    let range = |at: u64, slba: u64, blocks: u32| {
+        driver.machine.poke(at + 4, &blocks.to_le_bytes());
+        driver.machine.poke(at + 8, &slba.to_le_bytes());
+    };
+    let last = (64 << 20) / 512;
+    range(DATA + 0x1ff0, 0, 1024);
+    range(DATA + 0x3000, last, 0);
+    let command = Command {
+        opcode: 9,
+        nsid: 1,
+        prp1: DATA + 0x1ff0,
+        prp2: DATA + 0x3000,
+        cdw10: 1,
+        cdw11: 4,
+        ..Command::default()
+    };
+    assert_eq!(driver.run(1, command).status, 0);
+    // This device gives whole chunks back, which then read as zeros.
+    assert_eq!(driver.run(1, read(0, 8, DATA, 0)).status, 0);
+    assert_eq!(driver.machine.peek(DATA, 4096), [0; 4096]);
+    driver.machine.poke(DATA + 0x3004, &[1]);
+    assert_eq!(driver.run(1, command).status, 0x080);
+    driver.machine.map(&[(0, DATA, Rights::READ_WRITE)]);
+    assert_eq!(driver.run(1, command).status, 0x004);
+}

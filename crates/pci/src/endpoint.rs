@@ -232,6 +232,9 @@ impl Endpoint {
     /// Fills those bytes of `into`, which is a read of `bar` at `offset`, that
     /// lie in the MSI-X structures. Says whether there were any.
     pub fn read_msix(&self, bar: u8, offset: u64, into: &mut [u8]) -> bool {
+        if !self.is_near_msix(bar, offset, into.len()) {
+            return false;
+        }
         let state = self.lock();
         let table = state.table.as_ref();
         table.is_some_and(|table| table.read(bar, offset, into))
@@ -240,8 +243,21 @@ impl Endpoint {
     /// Takes those bytes of a write to `bar` at `offset` that lie in the MSI-X
     /// structures. Says whether there were any.
     pub fn write_msix(&self, bar: u8, offset: u64, from: &[u8]) -> bool {
+        if !self.is_near_msix(bar, offset, from.len()) {
+            return false;
+        }
         self.with_table(|table, _| table.write(bar, offset, from))
             .unwrap_or(false)
+    }
+
+    /// Whether an access reaches as high as the lower of the structures: asked
+    /// without the lock, for the registers that stand below.
+    fn is_near_msix(&self, bar: u8, offset: u64, length: usize) -> bool {
+        let last = offset.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+        self.msix.is_some_and(|msix| {
+            (bar == msix.table_bar && last > msix.table_offset.into())
+                || (bar == msix.pba_bar && last > msix.pba_offset.into())
+        })
     }
 
     /// Vectors that MSI offers; 0 without MSI.

@@ -1,11 +1,15 @@
 //! I/O commands of the NVM command set. NVM Express 1.4 section 6.
 
 use super::BLOCK_SHIFT;
-use super::spec::command::{Command, io as opcode};
+use super::spec::command::{Command, io as opcode, low_byte};
 use super::spec::completion::Status;
 use super::storage::StorageError;
 use super::worker::{MAX_TRANSFER, Quantum, Stop};
 
+/// Attribute Deallocate, in Dword 11 of Dataset Management.
+const DEALLOCATE: u32 = 1 << 2;
+/// Bytes of a range of Dataset Management. NVM Express 1.4 figure 361.
+const RANGE: u64 = 16;
 /// Force Unit Access, in Dword 12.
 const FUA: u32 = 1 << 30;
 
@@ -39,8 +43,7 @@ impl Quantum<'_> {
             opcode::WRITE => self.write(command)?,
             opcode::READ => self.read(command)?,
             opcode::WRITE_ZEROES => self.write_zeroes(command)?,
-            // Dataset Management gives advice; none is needed here.
-            _ => {}
+            _ => self.dataset_management(command)?,
         }
         Ok(0)
     }
@@ -115,5 +118,46 @@ impl Quantum<'_> {
         let written = self.nvme.storage.write_zeroes(first, length);
         written.map_err(write_failed)?;
         self.settle(command)
+    }
+
+    /// Takes advice about ranges of blocks; only that some are of no use any
+    /// more is followed.
+    fn dataset_management(&mut self, command: &Command) -> Result<(), Stop> {
+        let count = u64::from(low_byte(command.cdw10)).saturating_add(1);
+        let mut list = [0; 4096];
+        self.transfer(
+            command,
+            count.saturating_mul(RANGE),
+            |bus, iova, at, buffer| {
+                bus.read(iova, buffer)?;
+                let part = usize::try_from(at).ok().and_then(|at| list.get_mut(at..));
+                for (byte, value) in part.unwrap_or_default().iter_mut().zip(buffer.iter()) {
+                    *byte = *value;
+                }
+                Ok(())
+            },
+        )?;
+        let count = usize::try_from(count).unwrap_or_default();
+        let (ranges, _) = list.as_chunks::<16>();
+        let ranges = || {
+            ranges.iter().take(count).map(|range| {
+                let [_, _, _, _, a, b, c, d, low @ ..] = *range;
+                let blocks = u32::from_le_bytes([a, b, c, d]);
+                (u64::from_le_bytes(low), u64::from(blocks))
+            })
+        };
+        let all = self.nvme.blocks();
+        let inside =
+            |(slba, blocks): (u64, u64)| slba.checked_add(blocks).is_some_and(|end| end <= all);
+        if !ranges().all(inside) {
+            return Err(Status::LBA_RANGE.into());
+        }
+        if command.cdw11 & DEALLOCATE != 0 {
+            for (slba, blocks) in ranges() {
+                let storage = &self.nvme.storage;
+                storage.discard(slba << BLOCK_SHIFT, blocks << BLOCK_SHIFT);
+            }
+        }
+        Ok(())
     }
 }

@@ -5,7 +5,7 @@
 //! | queues | admin and up to 127 I/O pairs, 1024 entries, physically contiguous, round robin |
 //! | data | PRP entries and lists, pages of 4 KiB, at most 512 KiB a command |
 //! | admin | Identify, Create/Delete I/O queues, Get/Set Features, Get Log Page, Abort, Asynchronous Event Request |
-//! | I/O | Read, Write, Flush, Write Zeroes, Dataset Management (accepted; it has no effect) |
+//! | I/O | Read, Write, Flush, Write Zeroes, Dataset Management |
 //! | interrupts | MSI-X, one vector for the admin queue and one a pair; INTx |
 //! | resets | CC.EN, shutdown, function level, bus |
 //!
@@ -127,7 +127,8 @@ pub struct Nvme {
 }
 
 impl Nvme {
-    /// A controller over `storage` with `queues` I/O queue pairs, 1 to 127.
+    /// A controller over `storage` with `queues` I/O queue pairs, brought into
+    /// the range 1 to 127.
     pub fn new(
         slot: Slot,
         storage: Box<dyn Storage>,

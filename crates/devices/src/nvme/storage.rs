@@ -1,6 +1,6 @@
 //! Where a namespace keeps its bytes: memory or a file.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -27,6 +27,9 @@ pub trait Storage: Send + Sync {
     fn write(&self, offset: u64, from: &[u8]) -> Result<(), StorageError>;
     /// Makes `length` bytes from `offset` on read as zeros.
     fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), StorageError>;
+    /// The bytes are of no use any more; what they read as afterwards is what
+    /// they were or zeros.
+    fn discard(&self, _offset: u64, _length: u64) {}
     /// Makes everything written so far outlive the machine.
     fn flush(&self) -> Result<(), StorageError>;
 }
@@ -37,11 +40,11 @@ const CHUNK: u64 = 64 << 10;
 /// Storage in memory: what was never written takes none.
 ///
 /// It holds at most [`LIMIT`](Self::LIMIT) bytes of written data, whatever its
-/// size; a write beyond that fails with [`StorageError::Full`]. Zeroing whole
-/// chunks of 64 KiB gives their memory back.
+/// size; a write beyond that fails with [`StorageError::Full`]. Zeroing or
+/// discarding whole chunks of 64 KiB gives their memory back.
 pub struct Sparse {
     size: u64,
-    chunks: Mutex<HashMap<u64, Box<[u8]>>>,
+    chunks: Mutex<BTreeMap<u64, Box<[u8]>>>,
 }
 
 impl Sparse {
@@ -62,7 +65,7 @@ impl Sparse {
         chunks.saturating_mul(CHUNK)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Box<[u8]>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Box<[u8]>>> {
         self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -145,6 +148,15 @@ impl Storage for Sparse {
         Ok(())
     }
 
+    fn discard(&self, offset: u64, length: u64) {
+        let end = offset.saturating_add(length) / CHUNK;
+        let first = offset.div_ceil(CHUNK);
+        if first < end {
+            let mut chunks = self.lock();
+            chunks.extract_if(first..end, |_, _| true).for_each(drop);
+        }
+    }
+
     fn flush(&self) -> Result<(), StorageError> {
         Ok(())
     }
@@ -219,6 +231,10 @@ mod tests {
         storage.write_zeroes(CHUNK * 5, 1).unwrap();
         storage.read(CHUNK * 5 - 2, &mut bytes).unwrap();
         assert_eq!(bytes, [0, 0, 0, 4]);
+        storage.discard(CHUNK * 5 + 1, CHUNK * 2);
+        assert_eq!(storage.resident(), CHUNK);
+        storage.discard(0, 1 << 40);
+        assert_eq!(storage.resident(), 0);
     }
 
     #[test]
