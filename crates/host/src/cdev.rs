@@ -149,3 +149,17 @@ impl Host {
         }
     }
 }
+
+impl State {
+    /// The iommufd that a device file of its own node is bound to.
+    pub(crate) fn iommufd_of(&self, file: FileId) -> Option<FileId> {
+        Some(self.bindings.get(&file)?.iommufd)
+    }
+
+    /// The number that the device has in an iommufd.
+    pub(crate) fn id_in(&self, iommufd: FileId, index: usize) -> Option<u32> {
+        let mut bindings = self.bindings.values();
+        let bound = bindings.find(|one| one.iommufd == iommufd && one.index == index);
+        bound.map(|binding| binding.id)
+    }
+}

@@ -38,21 +38,20 @@ impl Host {
     }
 
     /// VFIO_GROUP_SET_CONTAINER with a container: EINVAL if the group has one,
-    /// EBADFD if `container` is no container, EPERM if somebody else does DMA
+    /// EBADFD if `container` is none, EPERM if somebody else does DMA
     /// with the group's devices; else what attaching to its address space
     /// says. `vfio_group_ioctl_set_container`, `vfio_container_attach_group`.
-    pub fn set_container(&self, number: u32, container: FileId) -> Result<Retired, Error> {
+    pub fn set_container(&self, number: u32, container: Option<FileId>) -> Result<Retired, Error> {
         let mut state = self.lock();
         let group = state.group(number)?;
         if group.has_container() {
             return Err(Error::invalid("the group was set to a container already"));
         }
-        if self.kind(container) != Some(FileKind::Container) {
-            return Err(Error::new(
-                ErrorKind::BadFile,
-                "the descriptor is neither a container nor an iommufd",
-            ));
-        }
+        let is_container = |file: &FileId| self.kind(*file) == Some(FileKind::Container);
+        let container = container.filter(is_container).ok_or(Error::new(
+            ErrorKind::BadFile,
+            "the descriptor is neither a container nor an iommufd",
+        ))?;
         group.claim(Owner::Container(container))?;
         if let Err(error) = self.join_container(&mut state, number, container) {
             state.group(number)?.release();

@@ -66,7 +66,7 @@ pub use kvm::Coherency;
 pub use observer::{Observer, SpaceId, Via};
 pub use pages::{Pages, PinError, Pinned};
 pub use private::{Piece, PrivateMemory};
-pub use reset::Affected;
+pub use reset::{Affected, HotResetIds, HotResetInfo};
 pub use retired::Retired;
 pub use state::{FileKind, Host, Node, Path, Payer};
 pub use type1::{MapDma, Type1Info, UnmapMode, UnmapRange};

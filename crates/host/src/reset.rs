@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use iogate_pci::{ResetKind, config};
 
 use crate::slot::{DeviceState, Slot};
-use crate::{Device, Error, ErrorKind, FileId, FileKind, Host, Retired};
+use crate::state::State;
+use crate::{Device, Error, ErrorKind, FileId, FileKind, Host, Owner, Retired};
 
 /// A device that a hot reset affects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,6 +23,32 @@ pub struct Affected {
     /// Its device and function number, as in a requester id.
     pub devfn: u8,
 }
+
+/// What the numbers in the answer to VFIO_DEVICE_GET_PCI_HOT_RESET_INFO are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HotResetIds {
+    /// Groups.
+    Groups,
+    /// Devices in the iommufd that the asking file is bound to: 0 for one that
+    /// belongs to it without being bound, u32::MAX for somebody else's.
+    Devices {
+        /// None is somebody else's.
+        owned: bool,
+    },
+}
+
+/// The answer to VFIO_DEVICE_GET_PCI_HOT_RESET_INFO.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HotResetInfo {
+    /// What the numbers are.
+    pub ids: HotResetIds,
+    /// The devices, each with its number.
+    pub devices: Vec<(u32, Affected)>,
+}
+
+/// VFIO_PCI_DEVID_OWNED and VFIO_PCI_DEVID_NOT_OWNED.
+const OWNED: u32 = 0;
+const NOT_OWNED: u32 = u32::MAX;
 
 impl Host {
     /// VFIO_DEVICE_RESET. `vfio_pci_ioctl_reset`.
@@ -113,6 +140,43 @@ impl Host {
             .collect())
     }
 
+    /// VFIO_DEVICE_GET_PCI_HOT_RESET_INFO as `file` asks it: the errors of
+    /// [`hot_reset_set`](Self::hot_reset_set). `vfio_pci_fill_devs`.
+    pub fn hot_reset_info(&self, file: FileId, device: usize) -> Result<HotResetInfo, Error> {
+        let affected = self.hot_reset_set(device)?.into_iter();
+        let mut state = self.lock();
+        let Some(iommufd) = state.iommufd_of(file) else {
+            return Ok(HotResetInfo {
+                ids: HotResetIds::Groups,
+                devices: affected.map(|one| (one.group, one)).collect(),
+            });
+        };
+        let mut number = |one: &Affected| match state.id_in(iommufd, one.device) {
+            Some(id) => id,
+            None if owns(&mut state, iommufd, one) => OWNED,
+            None => NOT_OWNED,
+        };
+        let devices: Vec<_> = affected.map(|one| (number(&one), one)).collect();
+        let owned = devices.iter().all(|(id, _)| *id != NOT_OWNED);
+        Ok(HotResetInfo {
+            ids: HotResetIds::Devices { owned },
+            devices,
+        })
+    }
+
+    /// VFIO_DEVICE_PCI_HOT_RESET as a device file of its own node asks it:
+    /// EINVAL if a device that the reset affects is not of its iommufd.
+    /// `vfio_pci_dev_set_hot_reset`.
+    pub fn hot_reset_own(&self, file: FileId, device: usize) -> Result<Retired, Error> {
+        let affected = self.hot_reset_set(device)?;
+        let mut state = self.lock();
+        let iommufd = state.iommufd_of(file);
+        let iommufd = iommufd.ok_or(Error::invalid("the device is not bound"))?;
+        let all = affected.iter().all(|one| owns(&mut state, iommufd, one));
+        drop(state);
+        self.hot_reset(device, |_| all)
+    }
+
     /// VFIO_DEVICE_PCI_HOT_RESET with the caller's groups: EINVAL if one of
     /// `files` is no group or if they leave out a device that the reset
     /// affects. `vfio_pci_ioctl_pci_hot_reset_groups`.
@@ -129,11 +193,7 @@ impl Host {
 
     /// Resets the bus of `device` if the caller owns all that is on it.
     /// `vfio_pci_dev_set_hot_reset`.
-    pub(crate) fn hot_reset(
-        &self,
-        device: usize,
-        owns: impl Fn(&Affected) -> bool,
-    ) -> Result<Retired, Error> {
+    fn hot_reset(&self, device: usize, owns: impl Fn(&Affected) -> bool) -> Result<Retired, Error> {
         let affected = self.hot_reset_set(device)?;
         if !affected.iter().all(owns) {
             return Err(Error::invalid("not all affected devices are the caller's"));
@@ -146,4 +206,10 @@ impl Host {
         }
         Ok(retired)
     }
+}
+
+/// Whether a device's group is the iommufd's.
+fn owns(state: &mut State, iommufd: FileId, one: &Affected) -> bool {
+    let group = state.group(one.group);
+    group.is_ok_and(|group| group.owner() == Owner::Iommufd(iommufd))
 }

@@ -163,6 +163,31 @@ impl Host {
         files.get(&file).copied()
     }
 
+    /// The device that a file gives access to: EINVAL for other files and for
+    /// one of the device's own node before it is bound. Linux
+    /// `drivers/vfio/vfio_main.c`, `vfio_device_fops_unl_ioctl`.
+    pub fn device_access(&self, file: FileId) -> Result<usize, Error> {
+        match self.file(file) {
+            Some(File {
+                kind: FileKind::Device(index),
+                usable: true,
+                ..
+            }) => Ok(index),
+            _ => Err(Error::invalid("the device is not bound")),
+        }
+    }
+
+    /// Whether a file was opened by a device's own node.
+    pub fn is_cdev(&self, file: FileId) -> bool {
+        let file = self.file(file);
+        file.is_some_and(|file| matches!(file.kind, FileKind::Device(_)) && file.path == Path::Cdev)
+    }
+
+    /// Whether a file is a group.
+    pub fn is_group(&self, file: FileId) -> bool {
+        matches!(self.kind(file), Some(FileKind::Group(_)))
+    }
+
     /// Enters a file; its number was never used before.
     pub(crate) fn enter(&self, file: File) -> FileId {
         let id = FileId(self.next_file.fetch_add(1, Ordering::Relaxed));

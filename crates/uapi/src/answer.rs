@@ -1,12 +1,15 @@
 //! What a call comes to.
 
 use iogate_dma::Grace;
-use iogate_host::{FileId, Pinned, Retired};
+use iogate_host::{FileId, Pinned, Retired, Watch};
+
+use crate::Errno;
 
 /// What a call comes to, when it is not an errno.
 #[derive(Default)]
 pub struct Answer {
-    /// The return value; unused when a file is installed.
+    /// The return value, negative for an errno; unused when a file is
+    /// installed.
     pub value: i64,
     /// A new file for the caller, close-on-exec; its descriptor is the return
     /// value. If it cannot be installed, close the file.
@@ -23,6 +26,25 @@ impl Answer {
             ..Self::default()
         }
     }
+
+    /// A call that fails, but has taken effect and leaves something to be
+    /// done: the value is the negative errno.
+    pub(crate) fn failed(errno: Errno, after: After) -> Self {
+        Self {
+            value: i64::from(errno.0).wrapping_neg(),
+            after,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Retired> for Answer {
+    fn from(retired: Retired) -> Self {
+        Self {
+            after: retired.into(),
+            ..Self::default()
+        }
+    }
 }
 
 /// What a call leaves to be done.
@@ -32,8 +54,10 @@ pub struct After {
     pub grace: Option<Grace>,
     /// To be dropped when it has.
     pub retired: Vec<Box<dyn Pinned>>,
-    /// Indices of devices whose workers have something to do.
-    pub work: Vec<usize>,
+    /// To be dropped with no lock held.
+    pub watches: Vec<Box<dyn Watch>>,
+    /// The index of a device whose worker has something to do.
+    pub work: Option<usize>,
 }
 
 impl From<Retired> for After {
@@ -41,7 +65,8 @@ impl From<Retired> for After {
         Self {
             grace: retired.grace,
             retired: retired.pages,
-            work: retired.work.into_iter().collect(),
+            watches: retired.watches,
+            work: retired.work,
         }
     }
 }

@@ -26,10 +26,13 @@ mod dispatch;
 mod errno;
 mod iommufd;
 mod kvm;
+mod region;
 mod trace;
+mod vfio;
 
 pub use answer::{After, Answer};
 pub use client::{BadAddress, Client, Named};
 pub use dispatch::ioctl;
 pub use errno::Errno;
 pub use kvm::kvm_device_attr;
+pub use region::{mmap, read, region_offset, write};

@@ -1,0 +1,564 @@
+//! Mapping, copying and unmapping in an IOAS: rules 23 to 29 of the kernel.
+
+mod iommufd_world;
+
+use iogate_uapi::{Client, Errno};
+use iommufd_world::*;
+
+/// An iommufd with an IOAS and a device attached to it.
+fn attached(world: &World) -> (Opened, u32, Opened) {
+    let file = world.iommufd();
+    let ioas = world.ioas(file);
+    let (device, _) = world.bound(ALONE, file);
+    world.attach(device, ioas).unwrap();
+    (file, ioas, device)
+}
+
+/// drivers/iommu/iommufd/io_pagetable.c, iopt_init_table.
+#[test]
+fn a_fresh_ioas_has_every_address_and_no_page_size() {
+    let world = World::new();
+    let file = world.iommufd();
+    let ioas = world.ioas(file);
+    assert_eq!(world.ranges(file, ioas), (vec![(0, u64::MAX)], 1));
+    let odd = (HEAP + 3, 5);
+    assert_eq!(
+        world.map(file, ioas, FIXED | R, odd, 0x1_0001),
+        Ok(0x1_0001)
+    );
+    assert_eq!(world.unmap(file, ioas, 0x1_0001, 5), Ok(5));
+}
+
+/// drivers/iommu/iommufd/io_pagetable.c, iopt_table_add_domain,
+/// iopt_table_remove_domain.
+#[test]
+fn a_page_table_brings_its_aperture_its_page_size_and_a_device_its_windows() {
+    let world = World::new();
+    let file = world.iommufd();
+    let ioas = world.ioas(file);
+    let (device, id) = world.bound(ALONE, file);
+    let hwpt = world.hwpt(file, id, ioas, 0).unwrap();
+    let aperture = (1 << 48) - 1;
+    assert_eq!(world.ranges(file, ioas), (vec![(0, aperture)], PAGE));
+    world.attach(device, hwpt).unwrap();
+    let around = vec![(0, 0xfedf_ffff), (0xfef0_0000, aperture)];
+    assert_eq!(world.ranges(file, ioas), (around, PAGE));
+    world.detach(device).unwrap();
+    world.destroy(file, hwpt).unwrap();
+    assert_eq!(world.ranges(file, ioas), (vec![(0, u64::MAX)], 1));
+}
+
+/// drivers/iommu/iommufd/io_pagetable.c, iopt_check_iova_alignment.
+#[test]
+fn a_page_table_is_refused_if_an_area_does_not_fit_its_pages() {
+    let world = World::new();
+    let file = world.iommufd();
+    let (_, id) = world.bound(ALONE, file);
+    let misfits = [
+        ((HEAP, PAGE), 0x1800),
+        ((HEAP, 0x800), 0x1000),
+        ((HEAP + 0x800, PAGE), 0x1000),
+    ];
+    for (memory, iova) in misfits {
+        let ioas = world.ioas(file);
+        world.map(file, ioas, FIXED | R, memory, iova).unwrap();
+        assert_eq!(world.hwpt(file, id, ioas, 0), Err(Errno::EADDRINUSE));
+        assert_eq!(world.ranges(file, ioas), (vec![(0, u64::MAX)], 1));
+        world.unmap(file, ioas, 0, u64::MAX).unwrap();
+        world.hwpt(file, id, ioas, 0).unwrap();
+    }
+    let ioas = world.ioas(file);
+    let (coarse, id) = world.bound(COARSE, file);
+    assert_eq!(
+        world.hwpt(file, id, ioas, 0),
+        Err(Errno::EINVAL),
+        "pages of 64 KiB"
+    );
+    assert_eq!(world.attach(coarse, ioas), Err(Errno::EINVAL));
+}
+
+/// drivers/iommu/iommufd/io_pagetable.c, iopt_table_add_domain,
+/// iopt_calculate_iova_alignment.
+#[test]
+fn the_alignment_is_the_largest_of_all_page_tables() {
+    let world = World::new();
+    let file = world.iommufd();
+    let ioas = world.ioas(file);
+    let (_, fine) = world.bound(FINE, file);
+    let (_, usual) = world.bound(ALONE, file);
+    let fine = world.hwpt(file, fine, ioas, 0).unwrap();
+    assert_eq!(world.ranges(file, ioas).1, 0x800);
+    let usual = world.hwpt(file, usual, ioas, 0).unwrap();
+    assert_eq!(world.ranges(file, ioas).1, PAGE);
+    world.destroy(file, usual).unwrap();
+    assert_eq!(world.ranges(file, ioas).1, 0x800);
+    world.destroy(file, fine).unwrap();
+    assert_eq!(world.ranges(file, ioas).1, 1);
+}
+
+/// drivers/iommu/iommufd/ioas.c, iommufd_ioas_iova_ranges.
+#[test]
+fn iova_ranges_fill_what_fits_and_say_how_many_there_are() {
+    let world = World::new();
+    let (file, ioas, _) = attached(&world);
+    let at = ARGUMENT + PAGE;
+    world.program.write(at, &[0xee; 64]).unwrap();
+    for room in [0_u32, 1] {
+        let mut bytes = pack!(32_u32, ioas, room, 0_u32, at, 0_u64);
+        assert_eq!(world.call(file, 0x84, &mut bytes), Err(Errno::EMSGSIZE));
+        assert_eq!((word(&bytes, 8), quad(&bytes, 24)), (2, PAGE));
+    }
+    let mut list = [0; 32];
+    world.program.read(at, &mut list).unwrap();
+    assert_eq!((quad(&list, 0), quad(&list, 8)), (0, 0xfedf_ffff));
+    assert_eq!(list[16..], [0xee; 16]);
+    let mut bytes = pack!(32_u32, ioas, 1_u32, 0_u32, 0_u64, 0_u64);
+    assert_eq!(world.call(file, 0x84, &mut bytes), Err(Errno::EFAULT));
+}
+
+/// drivers/iommu/iommufd/ioas.c, iommufd_ioas_map; io_pagetable.c,
+/// iopt_map_user_pages, iopt_alloc_area_pages, iopt_check_iova.
+#[test]
+fn the_checks_of_a_fixed_mapping_come_in_the_kernels_order() {
+    let world = World::new();
+    let (file, ioas, _) = attached(&world);
+    let one = (HEAP, PAGE);
+    world.map(file, ioas, FIXED | RW, one, 0x10_0000).unwrap();
+    let map = |flags, memory, iova| world.map(file, ioas, flags, memory, iova);
+    let max = u64::MAX;
+    // A bad flag before a number, a number before no rights, these before the
+    // id, the id before the memory.
+    let bad = 0x80;
+    assert_eq!(map(bad | FIXED, (HEAP, max), 0), Err(Errno::EOPNOTSUPP));
+    assert_eq!(map(FIXED, (HEAP, max), 0), Err(Errno::EOVERFLOW));
+    assert_eq!(map(FIXED, one, max), Err(Errno::EOVERFLOW));
+    assert_eq!(world.map(file, 99, FIXED, one, 0), Err(Errno::EINVAL));
+    assert_eq!(
+        world.map(file, 99, FIXED | R, (HEAP, 0), 0),
+        Err(Errno::ENOENT)
+    );
+    assert_eq!(map(FIXED | R, (max - 8, PAGE), 1), Err(Errno::EOVERFLOW));
+    assert_eq!(map(FIXED | R, (HEAP, 0), 1), Err(Errno::EINVAL));
+    assert_eq!(map(FIXED | R, (0, max - 1), 0), Err(Errno::EINVAL));
+    // Alignment, wrap, reserved, overlap, memory.
+    assert_eq!(map(FIXED | R, (HEAP, 0x800), 0), Err(Errno::EINVAL));
+    assert_eq!(map(FIXED | R, one, 0x800), Err(Errno::EINVAL));
+    let high = max - PAGE + 1;
+    assert_eq!(
+        map(FIXED | R, (HEAP, 2 * PAGE), high),
+        Err(Errno::EOVERFLOW)
+    );
+    assert_eq!(
+        map(FIXED | R, one, high),
+        Err(Errno::EINVAL),
+        "above the aperture"
+    );
+    assert_eq!(map(FIXED | R, one, 0xfee0_0000), Err(Errno::EINVAL));
+    assert_eq!(map(FIXED | R, one, 0x10_0000), Err(Errno::EEXIST));
+    assert_eq!(
+        map(FIXED | R, (HEAP, 3 * PAGE), 0xf_f000),
+        Err(Errno::EEXIST)
+    );
+    assert_eq!(
+        map(FIXED | R, (HEAP + 8, PAGE), 0x20_0000),
+        Err(Errno::EINVAL)
+    );
+    assert_eq!(
+        map(FIXED | R, (0x4000, PAGE), 0x20_0000),
+        Err(Errno::EFAULT)
+    );
+    let end = HEAP + (HEAP_PAGES - 1) * PAGE;
+    assert_eq!(
+        map(FIXED | R, (end, 2 * PAGE), 0x20_0000),
+        Err(Errno::EFAULT)
+    );
+    // Nothing of all this left anything.
+    assert_eq!(world.pinned_frames(), 1);
+    assert_eq!(world.unmap(file, ioas, 0, max), Ok(PAGE));
+    assert_eq!(world.pinned_frames(), 0);
+}
+
+/// drivers/iommu/iommufd/pages.c, pfn_reader_user_pin: FOLL_WRITE.
+#[test]
+fn memory_that_cannot_be_written_is_mapped_for_reading_only() {
+    let world = World::new();
+    let (file, ioas, _) = attached(&world);
+    world.give(0x7000, 9, false, true);
+    let one = (0x7000, PAGE);
+    assert_eq!(
+        world.map(file, ioas, FIXED | RW, one, 0),
+        Err(Errno::EFAULT)
+    );
+    world.map(file, ioas, FIXED | R, one, 0).unwrap();
+    assert_eq!(world.dma_read(ALONE, 0), Some(0));
+    assert!(!world.dma_write(ALONE, 0, 1));
+}
+
+/// drivers/iommu/iommufd/ioas.c, conv_iommu_prot.
+#[test]
+fn a_mapping_allows_what_its_flags_say() {
+    let world = World::new();
+    let (file, ioas, _) = attached(&world);
+    world.program.write(HEAP, &[7]).unwrap();
+    for (at, flags, reads, writes) in [
+        (0, R, true, false),
+        (1, W, false, true),
+        (2, RW, true, true),
+    ] {
+        let iova = at * PAGE;
+        world
+            .map(file, ioas, FIXED | flags, (HEAP, PAGE), iova)
+            .unwrap();
+        assert_eq!(world.dma_read(ALONE, iova).is_some(), reads);
+        assert_eq!(world.dma_write(ALONE, iova, 7), writes);
+    }
+}
+
+/// drivers/iommu/iommufd/io_pagetable.c, iopt_alloc_iova.
+#[test]
+fn an_automatic_address_is_the_lowest_that_suits_the_memory() {
+    let world = World::new();
+    let file = world.iommufd();
+    let ioas = world.ioas(file);
+    let map = |va, length| world.map(file, ioas, R, (va, length), 0x77);
+    // Never address 0, nor anything else in the first page.
+    assert_eq!(map(HEAP, PAGE), Ok(PAGE));
+    // To the power of two that the length reaches.
+    assert_eq!(map(HEAP, 3 * PAGE), Ok(4 * PAGE));
+    assert_eq!(map(HEAP, PAGE), Ok(2 * PAGE), "the first gap that suits");
+    // No further than the memory itself is aligned.
+    assert_eq!(map(HEAP + PAGE, 4 * PAGE), Ok(7 * PAGE));
+    // No further than 2 MiB.
+    assert_eq!(map(1 << 40, 32 << 20), Ok(2 << 20));
+    // The offset in the page is kept.
+    assert_eq!(map(HEAP + 0x123, 0x10), Ok(3 * PAGE + 0x123));
+    // Far more than half of all addresses.
+    assert_eq!(map(0, 1 << 63), Err(Errno::EOVERFLOW));
+}
+
+/// drivers/iommu/iommufd/io_pagetable.c, iopt_alloc_iova.
+#[test]
+fn an_automatic_address_keeps_out_of_windows_and_into_the_allowed_ranges() {
+    let world = World::new();
+    let (file, ioas, _) = attached(&world);
+    let map = |va, length| world.map(file, ioas, R, (va, length), 0);
+    assert_eq!(
+        map(HEAP + 0x10, PAGE),
+        Err(Errno::EINVAL),
+        "below the alignment"
+    );
+    world
+        .allow(file, ioas, &[(0x2000, 0x2fff), (0x8000, 0xafff)])
+        .unwrap();
+    assert_eq!(map(HEAP, PAGE), Ok(0x2000));
+    assert_eq!(map(HEAP, 2 * PAGE), Ok(0x8000));
+    assert_eq!(map(HEAP, 2 * PAGE), Err(Errno::ENOSPC));
+    assert_eq!(map(HEAP, PAGE), Ok(0xa000));
+    assert_eq!(map(HEAP, PAGE), Err(Errno::ENOSPC));
+    // A fixed address may lie elsewhere.
+    let elsewhere = world.map(file, ioas, FIXED | R, (HEAP, PAGE), 0x1_0000);
+    assert_eq!(elsewhere, Ok(0x1_0000));
+    world.allow(file, ioas, &[]).unwrap();
+    assert_eq!(map(HEAP, PAGE), Ok(0x1000));
+    world
+        .allow(file, ioas, &[(0xfedf_f000, 0xfedf_ffff)])
+        .unwrap();
+    assert_eq!(map(HEAP, 2 * PAGE), Err(Errno::ENOSPC));
+}
+
+/// drivers/iommu/iommufd/ioas.c, iommufd_ioas_load_iovas; io_pagetable.c,
+/// iopt_set_allow_iova, iopt_reserve_iova.
+#[test]
+fn the_allow_list_is_replaced_as_a_whole_and_keeps_reservations_away() {
+    let world = World::new();
+    let file = world.iommufd();
+    let ioas = world.ioas(file);
+    let allow = |list: &[(u64, u64)]| world.allow(file, ioas, list);
+    assert_eq!(allow(&[(5, 5)]), Err(Errno::EINVAL));
+    assert_eq!(allow(&[(6, 5)]), Err(Errno::EINVAL));
+    assert_eq!(allow(&[(0, 9), (9, 20)]), Err(Errno::EINVAL));
+    let mut bytes = pack!(24_u32, ioas, 1_u32, 0_u32, 0_u64);
+    assert_eq!(world.call(file, 0x82, &mut bytes), Err(Errno::EFAULT));
+    let mut many = pack!(24_u32, ioas, u32::MAX, 0_u32, ARGUMENT + PAGE);
+    assert!(world.call(file, 0x82, &mut many).is_err());
+    allow(&[(20, 30), (0xfee0_0000, 0xfeef_ffff), (0, 9)]).unwrap();
+    // The device's window hits the list.
+    let (device, _) = world.bound(ALONE, file);
+    assert_eq!(world.attach(device, ioas), Err(Errno::EADDRINUSE));
+    // The aperture does.
+    allow(&[(0, u64::MAX)]).unwrap();
+    assert_eq!(world.attach(device, ioas), Err(Errno::EADDRINUSE));
+    assert_eq!(world.ranges(file, ioas), (vec![(0, u64::MAX)], 1));
+    allow(&[(0x1000, 0x1fff)]).unwrap();
+    world.attach(device, ioas).unwrap();
+    // A list that hits the window is refused, the old one stands.
+    let refused = allow(&[(0x5000, 0x5fff), (0xfee0_0000, 0xfee0_0fff)]);
+    assert_eq!(refused, Err(Errno::EADDRINUSE));
+    assert_eq!(world.map(file, ioas, R, (HEAP, PAGE), 0), Ok(0x1000));
+    assert_eq!(
+        world.map(file, ioas, R, (HEAP, PAGE), 0),
+        Err(Errno::ENOSPC)
+    );
+}
+
+/// drivers/iommu/iommufd/io_pagetable.c, iopt_area_fill_domains,
+/// iopt_fill_domain, iopt_unfill_domain.
+#[test]
+fn memory_is_pinned_while_a_page_table_shows_it() {
+    let world = World::new();
+    let file = world.iommufd();
+    let ioas = world.ioas(file);
+    world
+        .map(file, ioas, FIXED | RW, (HEAP, 2 * PAGE), 0x1000)
+        .unwrap();
+    assert_eq!(world.pinned_frames(), 0);
+    let (_, one) = world.bound(ALONE, file);
+    let (_, two) = world.bound(FINE, file);
+    let one = world.hwpt(file, one, ioas, 0).unwrap();
+    assert_eq!(world.pinned_frames(), 2);
+    let two = world.hwpt(file, two, ioas, 0).unwrap();
+    world.destroy(file, one).unwrap();
+    assert_eq!(world.pinned_frames(), 2);
+    world
+        .map(file, ioas, FIXED | RW, (HEAP + 4 * PAGE, PAGE), 0x8000)
+        .unwrap();
+    assert_eq!(world.pinned_frames(), 3);
+    world.destroy(file, two).unwrap();
+    assert_eq!(world.pinned_frames(), 0);
+    assert_eq!(world.unmap(file, ioas, 0, u64::MAX), Ok(3 * PAGE));
+}
+
+/// drivers/iommu/iommufd/io_pagetable.c, iopt_fill_domain: out_unfill.
+#[test]
+fn absent_memory_shows_at_the_attach_and_leaves_nothing_pinned() {
+    let world = World::new();
+    let file = world.iommufd();
+    let ioas = world.ioas(file);
+    let (device, id) = world.bound(ALONE, file);
+    world
+        .map(file, ioas, FIXED | RW, (HEAP, PAGE), 0x1000)
+        .unwrap();
+    world
+        .map(file, ioas, FIXED | RW, (0x4000, PAGE), 0x2000)
+        .unwrap();
+    assert_eq!(world.hwpt(file, id, ioas, 0), Err(Errno::EFAULT));
+    assert_eq!(world.attach(device, ioas), Err(Errno::EFAULT));
+    assert_eq!(world.pinned_frames(), 0);
+    assert_eq!(world.ranges(file, ioas), (vec![(0, u64::MAX)], 1));
+    assert_eq!(world.dma_read(ALONE, 0x1000), None);
+    world.give(0x4000, 77, true, true);
+    world.attach(device, ioas).unwrap();
+    assert_eq!(world.dma_read(ALONE, 0x2000), Some(0));
+}
+
+/// drivers/iommu/iommufd/ioas.c, iommufd_ioas_copy; io_pagetable.c,
+/// iopt_get_pages.
+#[test]
+fn a_copy_needs_a_source_without_holes_and_may_take_a_part_of_areas() {
+    let world = World::new();
+    let (file, ioas, _) = attached(&world);
+    let other = world.ioas(file);
+    for page in [0, 1, 3] {
+        let memory = (HEAP + page * PAGE, PAGE);
+        world
+            .map(file, other, FIXED | RW, memory, (0x10 + page) * PAGE)
+            .unwrap();
+        world.program.write(memory.0, &[page as u8]).unwrap();
+    }
+    let copy = |flags, source, iova, length| {
+        world.copy(file, flags, (other, source), (ioas, iova), length)
+    };
+    let max = u64::MAX;
+    assert_eq!(copy(8 | R, max, 0, 0), Err(Errno::EOPNOTSUPP));
+    assert_eq!(copy(R, max, 0, PAGE), Err(Errno::EOVERFLOW));
+    assert_eq!(copy(R, 0, max, PAGE), Err(Errno::EOVERFLOW));
+    assert_eq!(copy(R, 0, 0, max), Err(Errno::EOVERFLOW));
+    assert_eq!(copy(FIXED, 0x1_0000, 0, PAGE), Err(Errno::EINVAL));
+    assert_eq!(copy(FIXED | R, 0x1_0000, 0, 0), Err(Errno::EINVAL));
+    assert_eq!(copy(FIXED | R, max - 1, 0, PAGE), Err(Errno::EOVERFLOW));
+    for (source, length) in [(0xf000, PAGE), (0x1_1000, 2 * PAGE), (0x1_1000, 3 * PAGE)] {
+        assert_eq!(copy(FIXED | R, source, 0x5000, length), Err(Errno::ENOENT));
+    }
+    let gone = world.copy(file, FIXED | R, (other, 0x1_0000), (99, 0), PAGE);
+    assert_eq!(gone, Err(Errno::ENOENT));
+    assert_eq!(copy(FIXED | R, 0x1_0000, 0x5000, 2 * PAGE), Ok(0x5000));
+    assert_eq!(world.dma_read(ALONE, 0x5000), Some(0));
+    assert_eq!(world.dma_read(ALONE, 0x6000), Some(1));
+    assert!(
+        !world.dma_write(ALONE, 0x6000, 9),
+        "the copy has its own rights"
+    );
+    assert_eq!(copy(FIXED | R, 0x1_3000, 0x5000, PAGE), Err(Errno::EEXIST));
+    assert_eq!(copy(FIXED | R, 0x1_3000, 0x5800, PAGE), Err(Errno::EINVAL));
+    assert_eq!(copy(FIXED | R, 0x1_3000, 0x8000, 0x800), Err(Errno::EINVAL));
+    assert_eq!(copy(FIXED | R, 0x1_3800, 0x8000, 0x800), Err(Errno::EINVAL));
+    // Two areas were made of two.
+    assert_eq!(world.unmap(file, ioas, 0x5000, PAGE), Ok(PAGE));
+    assert_eq!(copy(R, 0x1_0000, 0, PAGE), Ok(0x1000), "automatic");
+}
+
+/// drivers/iommu/iommufd/io_pagetable.c, iopt_insert_area.
+#[test]
+fn a_copy_may_not_write_pages_that_were_named_for_reading() {
+    let world = World::new();
+    let (file, ioas, _) = attached(&world);
+    world
+        .map(file, ioas, FIXED | R, (HEAP, PAGE), 0x1000)
+        .unwrap();
+    let copy =
+        |flags, from: u64| world.copy(file, flags | FIXED, (ioas, from), (ioas, 0x8000), PAGE);
+    assert_eq!(copy(RW, 0x1000), Err(Errno::EPERM));
+    assert_eq!(copy(W, 0x1000), Err(Errno::EPERM));
+    assert_eq!(copy(R, 0x1000), Ok(0x8000));
+    world.unmap(file, ioas, 0, 0x1_0000).unwrap();
+    // A copy of a copy that reads is judged by the pages, not by the copy.
+    world
+        .map(file, ioas, FIXED | RW, (HEAP, PAGE), 0x1000)
+        .unwrap();
+    world
+        .copy(file, FIXED | R, (ioas, 0x1000), (ioas, 0x2000), PAGE)
+        .unwrap();
+    assert_eq!(copy(RW, 0x2000), Ok(0x8000));
+}
+
+/// drivers/iommu/iommufd/pages.c, struct iopt_pages.
+#[test]
+fn a_copy_shares_the_pinned_pages_and_outlives_its_source() {
+    let world = World::new();
+    let (file, ioas, _) = attached(&world);
+    let memory = (HEAP, 4 * PAGE);
+    world.program.write(HEAP + 2 * PAGE, &[0x42]).unwrap();
+    world
+        .map(file, ioas, FIXED | RW, memory, 0x10_0000)
+        .unwrap();
+    world
+        .copy(file, FIXED | RW, (ioas, 0x10_2000), (ioas, 0x20_0000), PAGE)
+        .unwrap();
+    let pins = world
+        .program
+        .process
+        .pins
+        .lock()
+        .unwrap()
+        .values()
+        .sum::<u32>();
+    assert_eq!(pins, 4, "once each");
+    // Shared memory stays what it was, also when the program replaces it.
+    world.take(HEAP + 2 * PAGE);
+    world.give(HEAP + 2 * PAGE, 4242, true, true);
+    assert_eq!(world.unmap(file, ioas, 0x10_0000, 4 * PAGE), Ok(4 * PAGE));
+    assert_eq!(world.dma_read(ALONE, 0x20_0000), Some(0x42));
+    world.unmap(file, ioas, 0, u64::MAX).unwrap();
+    assert_eq!(world.pinned_frames(), 0);
+}
+
+/// drivers/iommu/iommufd/ioas.c, iommufd_ioas_unmap; io_pagetable.c,
+/// iopt_unmap_iova_range.
+#[test]
+fn an_unmap_that_cuts_an_area_has_removed_the_whole_ones_before_it() {
+    let world = World::new();
+    let (file, ioas, _) = attached(&world);
+    for at in [0x1000, 0x4000, 0x8000] {
+        world
+            .map(file, ioas, FIXED | RW, (HEAP, 2 * PAGE), at)
+            .unwrap();
+    }
+    world.diary.take();
+    let unmap = |iova, length| world.unmap(file, ioas, iova, length);
+    assert_eq!(
+        unmap(0x2000, 2 * PAGE),
+        Err(Errno::ENOENT),
+        "cuts at its start"
+    );
+    assert!(world.diary.take().is_empty());
+    assert_eq!(unmap(0, 0x9000), Err(Errno::ENOENT), "cuts at its end");
+    assert_eq!(
+        world.diary.take(),
+        [
+            "unmapped 0x1000-0x2fff IOAS_UNMAP",
+            "unmapped 0x4000-0x5fff IOAS_UNMAP"
+        ]
+    );
+    assert_eq!(world.dma_read(ALONE, 0x1000), None);
+    assert_eq!(world.dma_read(ALONE, 0x9000), Some(0));
+    assert_eq!(unmap(0, 0x8000), Err(Errno::ENOENT), "empty");
+    assert_eq!(unmap(0x7000, 0x1_0000), Ok(2 * PAGE), "a superset");
+    assert_eq!(world.pinned_frames(), 0);
+}
+
+/// drivers/iommu/iommufd/ioas.c, iommufd_ioas_unmap; io_pagetable.c,
+/// iopt_unmap_iova, iopt_unmap_all.
+#[test]
+fn the_numbers_of_an_unmap_are_checked_and_all_of_nothing_is_nothing() {
+    let world = World::new();
+    let file = world.iommufd();
+    let ioas = world.ioas(file);
+    let unmap = |iova, length| world.unmap(file, ioas, iova, length);
+    let max = u64::MAX;
+    assert_eq!(unmap(0, max), Ok(0));
+    assert_eq!(unmap(1, max), Err(Errno::EOVERFLOW));
+    assert_eq!(unmap(max, 1), Err(Errno::EOVERFLOW));
+    assert_eq!(unmap(max - 1, 3), Err(Errno::EOVERFLOW));
+    assert_eq!(unmap(0x1000, 0), Err(Errno::EINVAL));
+    assert_eq!(unmap(0, max - 1), Err(Errno::ENOENT));
+    world
+        .map(file, ioas, FIXED | R, (HEAP, PAGE), max - PAGE)
+        .unwrap();
+    world.map(file, ioas, FIXED | R, (HEAP, 1), 0).unwrap();
+    assert_eq!(unmap(0, max), Ok(PAGE + 1));
+}
+
+/// drivers/iommu/iommufd/ioas.c, iommufd_ioas_map_file.
+#[test]
+fn a_file_is_mapped_by_descriptor_and_offset() {
+    let world = World::new();
+    let (file, ioas, _) = attached(&world);
+    let fd = world.memory_file(&[70, 71, 72]);
+    let map = |fd, start, length, iova| world.map_file(file, ioas, fd, (start, length), iova);
+    assert_eq!(map(-1, 0, PAGE, 0x1000), Err(Errno::EBADF));
+    assert_eq!(map(world.other(), 0, PAGE, 0x1000), Err(Errno::EINVAL));
+    assert_eq!(map(fd, u64::MAX - 1, PAGE, 0x1000), Err(Errno::EOVERFLOW));
+    assert_eq!(map(fd, 0, 0, 0x1000), Err(Errno::EINVAL));
+    assert_eq!(
+        map(fd, 0, 4 * PAGE, 0x1000),
+        Err(Errno::EFAULT),
+        "longer than the file"
+    );
+    assert_eq!(map(fd, PAGE, 2 * PAGE, 0x1000), Ok(0x1000));
+    assert!(world.dma_write(ALONE, 0x2fff, 0x99));
+    world.give(0x9000, 72, true, true);
+    let mut byte = [0];
+    world.program.read(0x9fff, &mut byte).unwrap();
+    assert_eq!(byte, [0x99]);
+}
+
+/// design.md: private memory is dead once unmapped; shared memory is not.
+#[test]
+fn private_memory_that_the_program_unmaps_is_dead_in_every_copy() {
+    let world = World::new();
+    let (file, ioas, device) = attached(&world);
+    let other = world.ioas(file);
+    // The first page is shared, the second is private.
+    world
+        .map(file, ioas, FIXED | RW, (HEAP, 2 * PAGE), 0x1000)
+        .unwrap();
+    world
+        .copy(file, FIXED | RW, (ioas, 0x2000), (ioas, 0x8000), PAGE)
+        .unwrap();
+    world.diary.take();
+    world.take(HEAP);
+    world.take(HEAP + PAGE);
+    let mut told = world.diary.take();
+    told.sort();
+    assert_eq!(told, ["revoked 0x2000-0x2fff", "revoked 0x8000-0x8fff"]);
+    assert!(world.dma_read(ALONE, 0x1000).is_some());
+    assert_eq!(world.dma_read(ALONE, 0x2000), None);
+    assert_eq!(world.dma_read(ALONE, 0x8000), None);
+    // Pinned anew, they mean what the addresses mean then.
+    world.give(HEAP, 90, true, true);
+    world.give(HEAP + PAGE, 91, true, false);
+    world.attach(device, other).unwrap();
+    world.attach(device, ioas).unwrap();
+    assert_eq!(world.dma_read(ALONE, 0x2000), Some(0));
+    assert_eq!(world.dma_read(ALONE, 0x8000), Some(0));
+}
