@@ -27,8 +27,8 @@ impl Input<'_> {
     }
 }
 
-/// The body: one session with one device.
-fn session(model: &str, bytes: &[u8]) {
+/// The body: one session with one device. `fuzz/` runs it as well.
+pub(crate) fn session(model: &str, bytes: &[u8]) {
     let properties = match model {
         "nvme" => Properties::from([("size".to_owned(), Value::Bytes(1 << 40))]),
         _ => Properties::new(),
