@@ -192,12 +192,29 @@ impl Ioas {
     pub fn clear(&self, private: &mut PrivateMemory, first: Iova) -> Option<Box<dyn Pinned>> {
         let taken = self.space.with_area(first, |area| {
             self.forget(private, area);
-            area.payload.revoked = false;
-            (area.span, area.payload.pinned.take())
+            let revoked = std::mem::take(&mut area.payload.revoked);
+            (area.span, revoked, area.payload.pinned.take())
         });
-        let (span, pinned) = taken?;
+        let (span, revoked, pinned) = taken?;
         self.space.clear(span);
+        if revoked {
+            self.renew(first);
+        }
         pinned
+    }
+
+    /// Puts the area that starts at `first` in its own place: what was revoked
+    /// stays so for as long as an area stands, but other pins are other memory.
+    fn renew(&self, first: Iova) {
+        let Some(area) = self.space.unmap(first) else {
+            return;
+        };
+        let span = area.span;
+        if self.space.map(span, area.rights, area.payload).is_err() {
+            // The tables are at their limit: it cannot stand any longer.
+            let (via, by) = (Via::Release, None);
+            self.observer.unmapped(self.id, span, via, by);
+        }
     }
 
     /// Removes the area that starts at `first`. Its pins are to be dropped
