@@ -139,3 +139,45 @@ fn wait(rounds: &mut u32) {
         std::thread::yield_now();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+
+    #[test]
+    fn a_reader_gets_only_pairs_that_were_written_together() {
+        let slot = Slot::default();
+        let stop = AtomicBool::new(false);
+        let contents = |number: u64| match number % 4 {
+            0 => Content::Filled(Rights::READ, number << 8),
+            1 => Content::Child(number << 8 | 1),
+            2 => Content::Filled(Rights::WRITE, number << 8 | 2),
+            _ => Content::Revoked(Rights::READ_WRITE),
+        };
+        let read = || {
+            let mut seen = 0_u32;
+            while !stop.load(Ordering::Relaxed) {
+                match slot.read() {
+                    Content::Filled(Rights::READ, output) => assert_eq!(output & 255, 0),
+                    Content::Child(node) => assert_eq!(node & 255, 1),
+                    Content::Filled(Rights::WRITE, output) => assert_eq!(output & 255, 2),
+                    Content::Revoked(Rights::READ_WRITE) | Content::Empty => {}
+                    other => panic!("{other:?} was never written"),
+                }
+                seen = seen.wrapping_add(1);
+            }
+            seen
+        };
+        std::thread::scope(|scope| {
+            let readers = [scope.spawn(read), scope.spawn(read)];
+            for number in 0..3_000_000 {
+                slot.write(contents(number));
+            }
+            stop.store(true, Ordering::Relaxed);
+            for reader in readers {
+                assert!(reader.join().unwrap() > 0);
+            }
+        });
+    }
+}

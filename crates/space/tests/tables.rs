@@ -157,3 +157,34 @@ fn with_no_room_to_cut_an_area_output_is_refused_and_withdrawal_takes_more() {
     space.unmap(Iova(0)).unwrap();
     assert_eq!(state(0xa800), Some(Miss::NotMapped));
 }
+
+#[test]
+fn cutting_an_area_and_making_it_whole_again_leaves_the_tables_small() {
+    let space = AddressSpace::new(Arc::new(Gate::new()));
+    let large = Span::with_length(Iova(0x4000_0000), 0x4000_0000).unwrap();
+    space.map(large, Rights::READ, ()).unwrap();
+    for round in 0..5000 {
+        let fill = |first: u64, length| {
+            let output = 0;
+            space
+                .fill(Iova(first), &[Segment { length, output }])
+                .unwrap();
+        };
+        fill(0x4000_0001 + (round << 12), 7);
+        fill(0x4000_0000, 0x4000_0000);
+    }
+    assert!(space.table_bytes() < 2 << 20, "{}", space.table_bytes());
+}
+
+#[test]
+fn an_area_in_place_of_smaller_ones_takes_over_their_tables() {
+    let space = AddressSpace::new(Arc::new(Gate::new()));
+    let large = Span::with_length(Iova(0x20_0000), 0x20_0000).unwrap();
+    for _ in 0..5000 {
+        for span in [page(0x20_0000), large] {
+            space.map(span, Rights::READ, ()).unwrap();
+            space.unmap(span.first()).unwrap();
+        }
+    }
+    assert!(space.table_bytes() < 2 << 20, "{}", space.table_bytes());
+}

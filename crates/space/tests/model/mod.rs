@@ -176,8 +176,9 @@ impl Model {
     }
 }
 
-/// Takes numbers from bytes; 0 when they have run out.
-struct Bytes<'a>(&'a [u8]);
+/// Takes numbers from bytes; 0 when they have run out. The second field is
+/// the address after the last span mapped or reserved.
+struct Bytes<'a>(&'a [u8], u64);
 
 impl Bytes<'_> {
     fn byte(&mut self) -> u8 {
@@ -206,6 +207,9 @@ impl Bytes<'_> {
             u64::MAX,
         ];
         let choice = self.byte();
+        if choice & 15 >= 12 {
+            return self.1;
+        }
         let base = BASES[usize::from(choice & 15) % BASES.len()];
         let step = [1, 8, 0x200, 0x1000, 0x800, 0x20_0000, 1 << 30, 1 << 39];
         let delta = u64::from(self.byte()) * step[usize::from(choice >> 5)];
@@ -244,7 +248,7 @@ pub fn run(bytes: &[u8]) {
     let mut worker = gate.join();
     let space = AddressSpace::new(Arc::clone(&gate));
     let mut model = Model::default();
-    let mut bytes = Bytes(bytes);
+    let mut bytes = Bytes(bytes, 0);
     let mut payload = 0;
     while !bytes.0.is_empty() {
         payload += 1;
@@ -264,6 +268,7 @@ fn step(bytes: &mut Bytes<'_>, space: &AddressSpace<u32>, model: &mut Model, pay
     match bytes.byte() % 14 {
         0..=3 => {
             let at = bytes.span();
+            bytes.1 = at.last().0.wrapping_add(1);
             let some = Rights::from_bits(bytes.byte());
             let rights = if payload.is_multiple_of(4) {
                 some
@@ -310,6 +315,7 @@ fn step(bytes: &mut Bytes<'_>, space: &AddressSpace<u32>, model: &mut Model, pay
         }
         10 => {
             let (owner, at) = (u64::from(bytes.byte() & 3), bytes.span());
+            bytes.1 = at.last().0.wrapping_add(1);
             let allowed = model.allowed.iter().find(|allowed| allowed.overlaps(&at));
             match (space.reserve(owner, at), model.area_hit(at), allowed) {
                 (Err(ReserveError::Mapped(by)), Some(area), _) => assert_eq!(by, area.span),
@@ -342,8 +348,16 @@ fn step(bytes: &mut Bytes<'_>, space: &AddressSpace<u32>, model: &mut Model, pay
             }
         }
         _ => {
-            let (length, alignment) = (bytes.length(), bytes.length());
-            let offset = bytes.word() % alignment;
+            // Often the same request, which the space remembers.
+            let (length, alignment) = match bytes.byte() & 3 {
+                0 => (bytes.length(), bytes.length()),
+                1 => (0x2000, 0x1000),
+                _ => (0x1000, 0x1000),
+            };
+            let offset = match bytes.byte() & 7 {
+                0 => bytes.word() % alignment,
+                _ => 0,
+            };
             assert_eq!(
                 space.find_free(length, alignment, offset),
                 model.find_free(length, alignment, offset),
@@ -364,18 +378,28 @@ fn fill(bytes: &mut Bytes<'_>, space: &AddressSpace<u32>, model: &mut Model) {
         }
         None => (bytes.address(), None),
     };
+    let mut room = whole.map_or(0, |whole| whole.last_offset().saturating_add(1));
     let mut segments = Vec::new();
-    let mut output = bytes.address();
+    // Often to the same address, so that neighbours make runs.
+    let mut output = match bytes.byte() & 1 {
+        0 => first,
+        _ => bytes.address(),
+    };
     for _ in 0..=(choice >> 4 & 3) {
-        let length = match whole {
-            Some(whole) if choice & 0x40 != 0 => whole.length().unwrap_or(u64::MAX),
-            _ => bytes.length(),
+        let length = match (room, choice & 0x40) {
+            (0, _) => bytes.length(),
+            (room, 0) => bytes.length().min(room),
+            (room, _) => room,
         };
         segments.push(Segment { length, output });
         output = match bytes.byte() & 1 {
             0 => output.wrapping_add(length),
             _ => bytes.address(),
         };
+        room = room.saturating_sub(length);
+        if whole.is_some() && room == 0 {
+            break;
+        }
     }
     let total: u128 = segments.iter().map(|s| u128::from(s.length)).sum();
     let wraps = segments
