@@ -234,8 +234,10 @@ impl Ioas {
     /// The memory behind `span`, which lies in one area, is gone.
     pub(crate) fn revoke(&self, span: Span, by: Option<Actor>) {
         self.space.revoke(span);
-        self.space
-            .with_area(span.first(), |area| area.payload.revoked = true);
+        self.space.with_area(span.first(), |area| {
+            area.payload.revoked = true;
+            area.payload.pages.outdate();
+        });
         self.observer.revoked(self.id, span, by);
     }
 

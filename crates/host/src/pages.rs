@@ -31,6 +31,10 @@ pub trait Pages: Send + Sync + Debug {
     /// Whether the range names a file's pages rather than a process's.
     fn is_file(&self) -> bool;
 
+    /// Some of the memory is gone for good although it is pinned: a mapping
+    /// that is made from now on is of what is there now.
+    fn outdate(&self) {}
+
     /// Whether a mapping of them may allow writes: not if they were named for
     /// one that does not, as the copy of a read-only mapping finds them.
     fn is_writable(&self) -> bool {

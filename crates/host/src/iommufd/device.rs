@@ -134,7 +134,18 @@ impl Host {
         let device = context.objects.device(id)?;
         context.check_group(id, device, None)?;
         let iommu = Arc::clone(&self.device(device.index)?.iommu);
-        let hwpt = context.new_hwpt(self, &mut state.private, ioas, iommu, true)?;
+        let is_attached = |link: &Link| link.devices.contains(&id);
+        let is_move = context.links.get(&device.group).is_some_and(is_attached);
+        let space = Arc::clone(&context.objects.ioas(ioas)?.space);
+        if !is_move {
+            context.objects.ioas(ioas)?.reserve_for(id, &iommu)?;
+        }
+        let made = context.new_hwpt(self, &mut state.private, ioas, iommu, true);
+        let hwpt = made.inspect_err(|_| {
+            if !is_move {
+                space.release(id.into());
+            }
+        })?;
         self.use_hwpt(state, file, id, hwpt).map_err(|mut failure| {
             if let Some(context) = state.iommufds.get_mut(&file) {
                 context.drop_hwpt(self, &mut state.private, hwpt, &mut failure.retired);

@@ -152,6 +152,11 @@ impl Pages for SharedPages {
         self.pages.address_space()
     }
 
+    fn outdate(&self) {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        pins.clear();
+    }
+
     fn is_writable(&self) -> bool {
         self.rights.can_write()
     }

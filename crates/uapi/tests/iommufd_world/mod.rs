@@ -51,6 +51,8 @@ pub const TAKEN: usize = 5;
 pub const CONTRARY: usize = 6;
 /// Behind a unit whose smallest page is 2 KiB.
 pub const FINE: usize = 7;
+/// Behind a unit that keeps 8000-9fff for itself.
+pub const CROWDED: usize = 8;
 
 /// The fields of a structure, one after the other, as bytes.
 #[macro_export]
@@ -409,6 +411,9 @@ impl World {
         let mut fine = unit(4, 48, 0x800, true);
         fine.reserved.clear();
         let fine = Arc::new(fine);
+        let mut crowded = unit(5, 48, 0x1000, true);
+        crowded.reserved = vec![reserved(0x8000, 0x9fff, ReservedKind::Reserved)];
+        let crowded = Arc::new(crowded);
         let behind = [
             (&usual, 1),
             (&usual, 1),
@@ -418,6 +423,7 @@ impl World {
             (&usual, 5),
             (&contrary, 6),
             (&fine, 7),
+            (&crowded, 8),
         ];
         let devices = behind.iter().enumerate().map(|(index, (iommu, group))| {
             let source: Source = format!("0000:{index:02x}:00.0").parse().unwrap();
@@ -441,7 +447,7 @@ impl World {
         let ram = Arc::new(Ram::default());
         let gate = Arc::new(Gate::new());
         let diary = Arc::new(Diary::default());
-        let groups = (1..=7).map(|number| GroupConfig {
+        let groups = (1..=8).map(|number| GroupConfig {
             number,
             viable: number != 5,
         });
