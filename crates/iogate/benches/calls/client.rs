@@ -1,0 +1,89 @@
+//! The program under `iogate run`: makes calls and prints what they took.
+
+use std::time::Instant;
+
+use iogate_dma::{Iova, Rights};
+use iogate_passthrough::container::TYPE1V2;
+use iogate_passthrough::device::CONFIG_REGION;
+use iogate_passthrough::{Buffer, Container, Group};
+
+/// The environment variable that says what to measure.
+pub(crate) const ASKED: &str = "IOGATE_BENCH_CLIENT";
+
+const CALLS: u32 = 20_000;
+
+pub(crate) fn main(what: &str) {
+    match what {
+        "calls" => calls(),
+        "one-thread" => println!("rate\t{}", rate()),
+        "two-threads" => {
+            let threads = [(); 2].map(|()| std::thread::spawn(rate));
+            for thread in threads {
+                println!("rate\t{}", thread.join().expect("the thread ends"));
+            }
+        }
+        other => panic!("unknown measurement {other}"),
+    }
+}
+
+fn nanoseconds(times: u32, mut call: impl FnMut()) -> f64 {
+    let begun = Instant::now();
+    for _ in 0..times {
+        call();
+    }
+    begun.elapsed().as_nanos() as f64 / f64::from(times)
+}
+
+fn calls() {
+    let container = Container::open().expect("a container");
+    let one = nanoseconds(CALLS, || assert_eq!(container.api_version().ok(), Some(0)));
+    println!("one call\t{one}");
+
+    let (number, name) = first_device();
+    let group = Group::open(number).expect("a group");
+    group.set_container(&container).expect("SET_CONTAINER");
+    container.set_iommu(TYPE1V2).expect("SET_IOMMU");
+    let buffer = Buffer::new(4096).expect("memory");
+    let iova = Iova(0x10_0000);
+    let pair = nanoseconds(CALLS / 2, || {
+        container
+            .map(iova, &buffer, Rights::READ_WRITE)
+            .expect("MAP_DMA");
+        assert_eq!(container.unmap(iova, 4096).ok(), Some(4096));
+    });
+    println!("MAP+UNMAP pair\t{pair}");
+
+    let device = group.device(&name).expect("a device");
+    let config = device.region(CONFIG_REGION).expect("config space");
+    let mut word = [0; 4];
+    let read = nanoseconds(CALLS, || {
+        device.read(&config, 0, &mut word).expect("a read")
+    });
+    println!("register read\t{read}");
+}
+
+/// Calls a second of one thread, on a container of its own.
+fn rate() -> f64 {
+    let container = Container::open().expect("a container");
+    1e9 / nanoseconds(CALLS, || assert_eq!(container.api_version().ok(), Some(0)))
+}
+
+fn first_device() -> (u32, String) {
+    let mut names: Vec<String> = std::fs::read_dir("/sys/bus/pci/devices")
+        .expect("sysfs")
+        .flatten()
+        .filter(|entry| entry.path().join("vfio-dev").exists())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    let name = names.swap_remove(0);
+    let link =
+        std::fs::read_link(format!("/sys/bus/pci/devices/{name}/iommu_group")).expect("a group");
+    let number = link
+        .file_name()
+        .and_then(|n| n.to_str())
+        .expect("a number")
+        .parse()
+        .expect("a number");
+    (number, name)
+}

@@ -1,0 +1,197 @@
+//! `iogate run`: a program against software devices.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use iogate_checker::Checker;
+use iogate_supervisor::{Ended, Status, Unmapping};
+use iogate_sysfs::HostPci;
+use serde_json::json;
+
+use crate::session::{self, Refusal, Session};
+use crate::{OWN_FAILURE, trace};
+
+/// The program ended well, but `--fail-on` hit.
+const CHECK_FAILED: u8 = 99;
+
+/// What the command line asks for.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Options {
+    /// The machine file; without it, one edu and one nvme
+    #[arg(long, value_name = "FILE")]
+    machine: Option<PathBuf>,
+    /// A device: takes the place of the default machine's, or adds to
+    /// --machine; `help` lists the models
+    #[arg(long = "device", value_name = "MODEL[,key=value]...")]
+    devices: Vec<String>,
+    /// Print events whose name matches this glob; `help` lists them
+    #[arg(long = "trace", value_name = "PATTERN")]
+    traces: Vec<String>,
+    /// Print events there instead of to standard error; *.jsonl gets JSON
+    #[arg(long, value_name = "FILE")]
+    trace_file: Option<PathBuf>,
+    /// Write what the checker found, as JSON (%p is the process id)
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// End with status 99 if there were any and the program ended with 0
+    #[arg(long, value_name = "WHAT")]
+    fail_on: Vec<FailOn>,
+    /// Show the machine's own PCI devices and groups too
+    #[arg(long)]
+    host_pci: bool,
+    /// Whether the program's munmap and the like are noticed
+    #[arg(long, value_name = "SWITCH", default_value = "on")]
+    unmap_watch: Switch,
+    /// The program and its arguments
+    #[arg(last = true, value_name = "PROGRAM [ARGS]")]
+    program: Vec<OsString>,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum FailOn {
+    /// Refused DMA
+    Faults,
+    /// Mappings that were never unmapped
+    Leaks,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Switch {
+    On,
+    Off,
+}
+
+impl Options {
+    /// Whether only a program is named.
+    fn are_plain(&self) -> bool {
+        self.machine.is_none()
+            && self.devices.is_empty()
+            && self.traces.is_empty()
+            && self.trace_file.is_none()
+            && self.report.is_none()
+            && self.fail_on.is_empty()
+            && !self.host_pci
+    }
+}
+
+pub(crate) fn run(options: &Options) -> ExitCode {
+    // Help is the one thing that goes to standard output: no program runs.
+    if options.traces.iter().any(|pattern| pattern == "help") {
+        return print(trace::EVENTS);
+    }
+    if options.devices.iter().any(|device| device == "help") {
+        return print(&session::models_help());
+    }
+    let Some((program, arguments)) = options.program.split_first() else {
+        return refuse("no program is named: iogate run [OPTIONS] -- PROGRAM [ARGS]");
+    };
+    if iogate_supervisor::inside_session() {
+        return match options.are_plain() {
+            true => become_program(program, arguments),
+            false => refuse("inside a session only `iogate run -- PROGRAM` without options works"),
+        };
+    }
+    if options.trace_file.is_some() && options.traces.is_empty() {
+        return refuse("--trace-file needs --trace PATTERN");
+    }
+    if let Err(error) = trace::start(&options.traces, options.trace_file.as_deref()) {
+        return refuse(format!("cannot write the trace: {error}"));
+    }
+    match supervise(options, program, arguments) {
+        Ok(code) => code,
+        Err(refusal) => refuse(refusal),
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    // A closed pipe is the reader's choice.
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn refuse(why: impl std::fmt::Display) -> ExitCode {
+    eprintln!("iogate: {why}");
+    ExitCode::from(OWN_FAILURE)
+}
+
+fn become_program(program: &OsString, arguments: &[OsString]) -> ExitCode {
+    let error = Command::new(program).args(arguments).exec();
+    eprintln!("iogate: {}: {error}", program.display());
+    ExitCode::from(match error.kind() {
+        io::ErrorKind::NotFound => 127,
+        _ => 126,
+    })
+}
+
+fn supervise(
+    options: &Options,
+    program: &OsString,
+    arguments: &[OsString],
+) -> Result<ExitCode, Refusal> {
+    let machine = session::load(options.machine.as_deref(), &options.devices)?;
+    let session = Session::new(&machine)?;
+    let host_pci = match options.host_pci {
+        true => HostPci::Shown,
+        false => HostPci::Hidden,
+    };
+    let program = session::Command {
+        name: program.clone(),
+        arguments: arguments.to_vec(),
+        unmapping: match options.unmap_watch {
+            Switch::On => Unmapping::Noticed,
+            Switch::Off => Unmapping::Unseen,
+        },
+    };
+    let supervised = session.supervised(&machine, host_pci, program)?;
+    let ended = match iogate_supervisor::run(supervised) {
+        Ok(ended) => ended,
+        Err(error) => {
+            eprintln!("iogate: {error}");
+            return Ok(ExitCode::from(error.exit_code()));
+        }
+    };
+    let wrong = conclude(options, &session.checker, &ended);
+    Ok(match ended.status {
+        Status::Signalled(signal) => iogate_supervisor::die_of(signal),
+        Status::Exited(0) if wrong => ExitCode::from(CHECK_FAILED),
+        Status::Exited(code) => ExitCode::from(code),
+    })
+}
+
+/// Prints and writes what the checker found; whether `--fail-on` hit.
+fn conclude(options: &Options, checker: &Checker, ended: &Ended) -> bool {
+    let mut report = checker.finish();
+    report.set(
+        "program",
+        json!(
+            options
+                .program
+                .iter()
+                .map(|word| word.to_string_lossy())
+                .collect::<Vec<_>>()
+        ),
+    );
+    report.set("process", json!(ended.process));
+    report.set(
+        "status",
+        match ended.status {
+            Status::Exited(code) => json!({ "exited": code }),
+            Status::Signalled(signal) => json!({ "signalled": signal }),
+        },
+    );
+    if let Some(path) = &options.report
+        && let Err(error) = report.write(path, ended.process)
+    {
+        eprintln!(
+            "iogate: cannot write the report {}: {error}",
+            path.display()
+        );
+    }
+    options.fail_on.iter().any(|what| match what {
+        FailOn::Faults => checker.faults() > 0,
+        FailOn::Leaks => checker.leaks() > 0,
+    })
+}

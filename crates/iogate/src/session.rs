@@ -1,0 +1,378 @@
+//! A session put together: the machine file becomes models, the models stand
+//! in an object model, and a checker watches both.
+
+mod place;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use iogate_checker::{Checker, Outside};
+use iogate_devices::{Properties, Slot, Value};
+use iogate_dma::{Attachment, Gate, Iova, Source};
+use iogate_host::{
+    Actor, Device, GroupConfig, Host, HostConfig, Iommu, MemlockMode, Node, Reserved, ReservedKind,
+};
+use iogate_interrupt::{Delivery, Window};
+use iogate_machine::{self as machine, Driver, FunctionEntry, Machine};
+use iogate_memory::ClientMemory;
+use iogate_pci::{Bar, BarSpace, BarWidth, Function};
+use iogate_supervisor::Unmapping;
+use iogate_sysfs::{FunctionFacts, HostPci, NodeKind, Resource, Settings, Tree};
+
+/// Why a session cannot begin, in words for the user.
+#[derive(Debug)]
+pub(crate) struct Refusal(pub(crate) String);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The number of `/dev/null`, which placeholders of nodes are: programs compare
+/// it with what sysfs says.
+const PLACEHOLDER: (u32, u32) = (1, 3);
+
+/// A machine in operation.
+pub(crate) struct Session {
+    pub(crate) host: Arc<Host>,
+    pub(crate) checker: Arc<Checker>,
+    pub(crate) memory: Arc<ClientMemory>,
+    /// Every device function by its index in [`Machine::functions`], also
+    /// those that no VFIO driver holds.
+    pub(crate) functions: Vec<(usize, Arc<dyn Function>)>,
+}
+
+/// The models, as machine files know them.
+fn models() -> Vec<machine::Model> {
+    let property = |property: &iogate_devices::Property| machine::Property {
+        name: property.name,
+        kind: match property.kind {
+            iogate_devices::Kind::Integer => machine::PropertyKind::Integer,
+            iogate_devices::Kind::Bytes => machine::PropertyKind::Size,
+            iogate_devices::Kind::Text => machine::PropertyKind::Text,
+            iogate_devices::Kind::Bool => machine::PropertyKind::Boolean,
+        },
+    };
+    iogate_devices::models()
+        .iter()
+        .map(|model| machine::Model {
+            name: model.name,
+            properties: model.properties.iter().map(property).collect(),
+        })
+        .collect()
+}
+
+/// What `--device help` prints.
+pub(crate) fn models_help() -> String {
+    let mut text = String::new();
+    for model in iogate_devices::models() {
+        text.push_str(&format!("{}: {}\n", model.name, model.about));
+        for property in model.properties {
+            text.push_str(&format!(
+                "  {:<12} {:<9} {}\n",
+                property.name,
+                property.kind.name(),
+                property.about
+            ));
+        }
+    }
+    text
+}
+
+/// Reads the machine of a file and of `--device` arguments.
+pub(crate) fn load(file: Option<&Path>, devices: &[String]) -> Result<Machine, Refusal> {
+    let name = file
+        .map(|path| path.display().to_string())
+        .unwrap_or_default();
+    let bytes = match file {
+        Some(path) => read_bounded(path).map_err(|error| Refusal(format!("{name}: {error}")))?,
+        None => Vec::new(),
+    };
+    let text = file.map(|_| machine::Text {
+        name: &name,
+        bytes: &bytes,
+    });
+    Machine::load(text, devices, &models()).map_err(|error| Refusal(error.to_string()))
+}
+
+/// At most one byte more than a machine file may have, whatever the file is.
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    let most = u64::try_from(machine::MAX_FILE_BYTES).unwrap_or(u64::MAX);
+    std::fs::File::open(path)?
+        .take(most.saturating_add(1))
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Builds the model of each device function, with its BARs placed as firmware
+/// would.
+pub(crate) fn build_devices(
+    machine: &Machine,
+) -> Result<(Arc<Delivery>, Vec<(usize, Arc<dyn Function>)>), Refusal> {
+    let delivery = Arc::new(Delivery::new(message_window(machine)));
+    let mut functions = Vec::new();
+    for (index, entry, device) in machine.devices() {
+        let properties: Properties = device
+            .properties
+            .iter()
+            .map(|(name, value)| (name.to_owned(), property(value)))
+            .collect();
+        let slot = Slot {
+            source: entry.source(),
+            interrupts: delivery.clone(),
+        };
+        let function = iogate_devices::build(&device.model, &properties, slot)
+            .map_err(|error| Refusal(format!("{}: {}: {error}", device.place, device.model)))?;
+        functions.push((index, function));
+    }
+    place::bars(functions.iter().map(|(_, function)| function.endpoint()))
+        .map_err(|error| Refusal(error.to_string()))?;
+    Ok((delivery, functions))
+}
+
+fn property(value: &machine::Value) -> Value {
+    match value {
+        machine::Value::Size(bytes) => Value::Bytes(*bytes),
+        machine::Value::Integer(number) => Value::Integer(*number),
+        machine::Value::Boolean(yes) => Value::Bool(*yes),
+        machine::Value::Text(text) => Value::Text(text.clone()),
+    }
+}
+
+/// Where the machine's functions write their messages: the first window that
+/// a unit has, or that of x86.
+fn message_window(machine: &Machine) -> Window {
+    let mut reserved = machine.iommus().iter().flat_map(|iommu| &iommu.reserved);
+    let window = reserved.find_map(|range| {
+        let kind = match range.kind {
+            machine::ReservedKind::Msi => iogate_interrupt::WindowKind::Fixed,
+            machine::ReservedKind::SoftwareMsi => iogate_interrupt::WindowKind::Software,
+            _ => return None,
+        };
+        Some(Window::new(kind, range.span))
+    });
+    window.unwrap_or(Window::X86)
+}
+
+impl Session {
+    /// Builds everything that a session of `machine` consists of.
+    pub(crate) fn new(machine: &Machine) -> Result<Self, Refusal> {
+        let (delivery, functions) = build_devices(machine)?;
+        let memory = ClientMemory::new()
+            .map_err(|error| Refusal(format!("cannot reserve address space: {error}")))?;
+        let memory = Arc::new(memory);
+        let iommus: Vec<Arc<Iommu>> = machine
+            .iommus()
+            .iter()
+            .enumerate()
+            .map(|(index, iommu)| Arc::new(unit(index, iommu)))
+            .collect();
+        let mut devices = Vec::new();
+        for (index, function) in &functions {
+            let Some(entry) = machine.functions().get(*index) else {
+                continue;
+            };
+            let cdev = entry.device().and_then(|device| device.cdev);
+            let (Driver::Vfio, Some(cdev), Some(iommu)) =
+                (&entry.driver, cdev, iommus.get(entry.iommu))
+            else {
+                continue;
+            };
+            devices.push(Arc::new(Device {
+                index: devices.len(),
+                source: entry.source(),
+                name: entry.source().to_string(),
+                group: entry.group,
+                cdev,
+                function: function.clone(),
+                attachment: Arc::new(Attachment::new()),
+                iommu: iommu.clone(),
+            }));
+        }
+        let names = functions
+            .iter()
+            .map(|(_, function)| (function.endpoint().source(), function.model()))
+            .collect();
+        let checker = Arc::new(Checker::new(
+            Box::new(World { models: names }),
+            Box::new(std::io::stderr()),
+        ));
+        let groups = machine
+            .groups()
+            .iter()
+            .filter(|group| machine.has_node(group))
+            .map(|group| GroupConfig {
+                number: group.number,
+                viable: machine.is_viable(group),
+            })
+            .collect();
+        let host = Host::new(HostConfig {
+            groups,
+            devices,
+            dma_entry_limit: machine.dma_entry_limit(),
+            memlock: match machine.memlock() {
+                machine::Memlock::Off => MemlockMode::Off,
+                machine::Memlock::Enforce => MemlockMode::Enforce,
+            },
+            memory: memory.clone(),
+            gate: Arc::new(Gate::new()),
+            delivery,
+            observer: checker.clone(),
+        });
+        Ok(Self {
+            host,
+            checker,
+            memory,
+            functions,
+        })
+    }
+}
+
+impl Session {
+    /// What the supervisor needs of this session to run `program`.
+    pub(crate) fn supervised(
+        &self,
+        machine: &Machine,
+        host_pci: HostPci,
+        program: Command,
+    ) -> Result<iogate_supervisor::Session, Refusal> {
+        let settings = Settings {
+            node_number: PLACEHOLDER,
+            cpus: std::thread::available_parallelism()
+                .map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX)),
+        };
+        let tree = Tree::new(machine, settings, |entry| self.facts(entry));
+        let exe = std::env::current_exe()
+            .map_err(|error| Refusal(format!("cannot find the iogate program: {error}")))?;
+        Ok(iogate_supervisor::Session {
+            host: self.host.clone(),
+            memory: self.memory.clone(),
+            faults: self.checker.clone(),
+            tree,
+            host_pci,
+            nodes: self.nodes(machine),
+            program: program.name,
+            arguments: program.arguments,
+            exe,
+            unmapping: program.unmapping,
+        })
+    }
+
+    fn function(&self, source: Source) -> Option<&dyn Function> {
+        let all = self.functions.iter();
+        let mut functions = all.map(|(_, function)| &**function);
+        functions.find(|function| function.endpoint().source() == source)
+    }
+
+    /// What sysfs shows of a device function.
+    fn facts(&self, entry: &FunctionEntry) -> FunctionFacts {
+        let mut facts = FunctionFacts {
+            config: vec![0; 4096],
+            resources: [Resource::default(); 7],
+            irq: 0,
+            numa_node: -1,
+        };
+        let Some(function) = self.function(entry.source()) else {
+            return facts;
+        };
+        let endpoint = function.endpoint();
+        endpoint.read_config(0, &mut facts.config);
+        for bar in endpoint.bars() {
+            let resource = facts.resources.get_mut(usize::from(bar.index));
+            if let (Some(resource), Some(start)) = (resource, endpoint.bar_address(bar.index)) {
+                *resource = Resource {
+                    start,
+                    end: start.saturating_add(bar.size.saturating_sub(1)),
+                    flags: resource_flags(bar),
+                };
+            }
+        }
+        facts
+    }
+
+    /// The device nodes, and what each opens.
+    fn nodes(&self, machine: &Machine) -> Vec<(String, Node)> {
+        let device_at = |function: usize| {
+            let source = machine.functions().get(function)?.source();
+            let devices = &self.host.config().devices;
+            devices.iter().position(|device| device.source == source)
+        };
+        iogate_sysfs::device_nodes(machine)
+            .into_iter()
+            .filter_map(|node| {
+                let opens = match node.kind {
+                    NodeKind::Container => Node::Container,
+                    NodeKind::Iommufd => Node::Iommufd,
+                    NodeKind::Group { number } => Node::Group(number),
+                    NodeKind::Device { function } => Node::Device(device_at(function)?),
+                };
+                Some((node.path, opens))
+            })
+            .collect()
+    }
+}
+
+/// A program to be run.
+pub(crate) struct Command {
+    pub(crate) name: OsString,
+    pub(crate) arguments: Vec<OsString>,
+    pub(crate) unmapping: Unmapping,
+}
+
+fn resource_flags(bar: &Bar) -> u64 {
+    match bar.space {
+        BarSpace::Io => Resource::IO,
+        BarSpace::Memory => {
+            let prefetchable = u64::from(bar.prefetchable) * Resource::PREFETCHABLE;
+            let wide = u64::from(bar.width == BarWidth::Bits64) * Resource::WIDE;
+            Resource::MEMORY | prefetchable | wide
+        }
+    }
+}
+
+fn unit(index: usize, iommu: &machine::Iommu) -> Iommu {
+    let above = u32::from(64_u8.saturating_sub(iommu.iova_bits)).min(63);
+    Iommu {
+        index,
+        aperture_last: Iova(u64::MAX >> above),
+        page_sizes: iommu.page_sizes,
+        reserved: iommu
+            .reserved
+            .iter()
+            .map(|range| Reserved {
+                span: range.span,
+                kind: match range.kind {
+                    machine::ReservedKind::Direct => ReservedKind::Direct,
+                    machine::ReservedKind::DirectRelaxable => ReservedKind::DirectRelaxable,
+                    machine::ReservedKind::Reserved => ReservedKind::Reserved,
+                    machine::ReservedKind::Msi => ReservedKind::Msi,
+                    machine::ReservedKind::SoftwareMsi => ReservedKind::SoftwareMsi,
+                },
+            })
+            .collect(),
+        coherent: iommu.coherent,
+    }
+}
+
+/// What the checker asks when it writes for a person.
+struct World {
+    models: Vec<(Source, &'static str)>,
+}
+
+impl Outside for World {
+    fn model(&self, source: Source) -> Option<String> {
+        let (_, model) = self.models.iter().find(|(at, _)| *at == source)?;
+        Some((*model).to_owned())
+    }
+
+    fn thread_name(&self, actor: Actor) -> Option<String> {
+        let path = format!("/proc/{}/task/{}/comm", actor.process, actor.thread);
+        let name = std::fs::read_to_string(path).ok()?;
+        Some(name.trim_end_matches('\n').to_owned())
+    }
+}

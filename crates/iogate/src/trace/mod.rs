@@ -1,0 +1,86 @@
+//! `--trace`: events of a session, one line each, chosen by globs.
+//!
+//! Events are `tracing` events of the target `iogate`; `docs/trace.md` lists
+//! them. Without a pattern nothing is installed and an event costs one load.
+
+mod glob;
+mod line;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::Interest;
+use tracing::{Event, Metadata, Subscriber};
+
+use line::Form;
+
+/// The list that `--trace help` prints.
+pub(crate) const EVENTS: &str = include_str!("../../../../docs/trace.md");
+
+const TARGET: &str = "iogate";
+
+/// Starts tracing the events that match one of `patterns`, to standard error
+/// or to `file`; a file named `*.jsonl` gets JSON.
+pub(crate) fn start(patterns: &[String], file: Option<&Path>) -> io::Result<()> {
+    if patterns.is_empty() {
+        return Ok(());
+    }
+    let json = file.is_some_and(|path| path.extension().is_some_and(|end| end == "jsonl"));
+    let output: Box<dyn Write + Send> = match file {
+        Some(path) => Box::new(File::create(path)?),
+        None => Box::new(io::stderr()),
+    };
+    let lines = Lines {
+        started: Instant::now(),
+        patterns: patterns.to_vec(),
+        form: if json { Form::Json } else { Form::Text },
+        output: Mutex::new(output),
+    };
+    tracing::subscriber::set_global_default(lines).map_err(io::Error::other)
+}
+
+/// Writes matching events.
+struct Lines {
+    started: Instant,
+    patterns: Vec<String>,
+    form: Form,
+    output: Mutex<Box<dyn Write + Send>>,
+}
+
+impl Subscriber for Lines {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if self.enabled(metadata) {
+            Interest::always()
+        } else {
+            Interest::never()
+        }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event()
+            && metadata.target() == TARGET
+            && self
+                .patterns
+                .iter()
+                .any(|pattern| glob::matches(pattern, metadata.name()))
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let line = line::render(self.form, self.started.elapsed(), event);
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        // One write a line, so that a killed session loses none.
+        let _ = output.write_all(line.as_bytes());
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
