@@ -1,0 +1,260 @@
+//! The calling thread as the uAPI sees it: memory, descriptors, credentials.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use iogate_dma::MemoryError;
+use iogate_host::{Actor, Caller, Event, FileId, Memlock, Node, Pages, Watch};
+use iogate_interrupt::Signal;
+use iogate_memory::Process;
+use iogate_uapi::{BadAddress, Client, Errno, Named};
+
+use crate::client_process::ClientProcess;
+use crate::core::{Core, errno};
+use crate::eventfd::Eventfd;
+use crate::listener::{Call, Listener};
+use crate::pages::{FilePages, ProcessPages};
+use crate::shared::is_in_memory;
+use crate::thread::{Seen, Status, Thread, Threads};
+
+const IPC_LOCK: u64 = 1 << 14;
+const SYS_RAWIO: u64 = 1 << 17;
+
+/// A thread in a noticed call, which it waits in for as long as this exists.
+pub(crate) struct Calling<'a> {
+    core: &'a Arc<Core>,
+    listener: &'a Listener,
+    threads: &'a RefCell<Threads>,
+    call: &'a Call,
+    thread: RefCell<Rc<Thread>>,
+}
+
+impl<'a> Calling<'a> {
+    /// The thread that makes `call`; ESRCH if it is gone, or another error if
+    /// this user may not look at it.
+    pub(crate) fn new(
+        core: &'a Arc<Core>,
+        listener: &'a Listener,
+        threads: &'a RefCell<Threads>,
+        call: &'a Call,
+    ) -> Result<Self, Errno> {
+        let thread = threads.borrow_mut().get(call.thread).map_err(errno)?;
+        Ok(Self {
+            core,
+            listener,
+            threads,
+            call,
+            thread: RefCell::new(thread),
+        })
+    }
+
+    pub(crate) fn thread(&self) -> Rc<Thread> {
+        Rc::clone(&self.thread.borrow())
+    }
+
+    pub(crate) fn process(&self) -> Arc<ClientProcess> {
+        self.thread().process()
+    }
+
+    /// Looks at the thread again: its number was another's when it was looked
+    /// at, or its process has executed another program since. `false` if the
+    /// call waits no more.
+    fn renew(&self) -> bool {
+        let renewed = self.threads.borrow_mut().renewed(self.call.thread);
+        let Ok(thread) = renewed else {
+            return false;
+        };
+        *self.thread.borrow_mut() = thread;
+        self.listener.is_waiting(self.call.id)
+    }
+
+    fn with_memory(
+        &self,
+        address: u64,
+        mut access: impl FnMut(&Process) -> Result<(), MemoryError>,
+    ) -> Result<(), BadAddress> {
+        let mut done = access(self.process().memory());
+        if matches!(done, Err(MemoryError::Gone { .. })) && self.renew() {
+            done = access(self.process().memory());
+        }
+        done.map_err(|_| BadAddress(address))
+    }
+
+    /// An 8-byte word of the client's memory.
+    pub(crate) fn word(&self, address: u64) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes).ok()?;
+        Some(u64::from_le_bytes(bytes))
+    }
+
+    /// The path at `address`; `None` if there is none that the kernel takes.
+    pub(crate) fn path(&self, address: u64) -> Option<Vec<u8>> {
+        let mut path = None;
+        let read = self.with_memory(address, |memory| {
+            path = memory.read_string(address, 4096)?;
+            Ok(())
+        });
+        read.ok()?;
+        Some(path?.into_bytes())
+    }
+
+    fn see(&self, fd: i32) -> Result<Seen, Errno> {
+        // Nothing there may mean that the thread looked at is another.
+        match self.thread().see(fd) {
+            Err(Errno::EBADF) if fd >= 0 && self.renew() => self.thread().see(fd),
+            seen => seen,
+        }
+    }
+
+    /// The file that descriptor `fd` names, `None` if it is none of ours. A
+    /// node that was opened unseen becomes a file now.
+    pub(crate) fn file(&self, fd: i32) -> Result<Option<FileId>, Errno> {
+        let seen = self.see(fd)?;
+        if let Some(file) = self.core.file(seen.inode) {
+            return Ok(Some(file));
+        }
+        match self.core.nodes.get(&seen.mount) {
+            Some(node) => self.replace(fd, *node).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Makes descriptor `fd`, a node as the kernel opened it, name a file of
+    /// ours. Duplicates that were made before come to name the same file.
+    fn replace(&self, fd: i32, node: Node) -> Result<FileId, Errno> {
+        let thread = self.thread();
+        let placeholder = thread.duplicate(fd)?;
+        let known = self.core.instead_of(node, &placeholder);
+        let file = match known {
+            Some(file) => file,
+            None => {
+                self.core.sweep();
+                self.core.host.open(node, self)?
+            }
+        };
+        let made = self.core.make_end(file).inspect_err(|_| {
+            if known.is_none() {
+                self.core.discard(file);
+            }
+        })?;
+        if known.is_none() {
+            self.core.set_placeholder(file, node, placeholder);
+        }
+        let target = u32::try_from(fd).map_err(|_| Errno::EBADF)?;
+        let on_exec = thread.on_exec(fd);
+        self.listener
+            .replace_file(
+                self.call.id,
+                target,
+                std::os::fd::AsFd::as_fd(&made),
+                on_exec,
+            )
+            .map_err(errno)?;
+        Ok(file)
+    }
+
+    fn status(&self) -> Option<Status> {
+        Status::parse(&self.thread().text("../status").ok()?)
+    }
+
+    fn has_capability(&self, capability: u64) -> bool {
+        // Capabilities in a user namespace of one's own are none towards the
+        // machine.
+        let own = self.thread().link_of("../ns/user").ok();
+        let ours = std::fs::read_link("/proc/self/ns/user").ok();
+        let same = match (own, ours) {
+            (Some(own), Some(ours)) => {
+                own == std::os::unix::ffi::OsStrExt::as_bytes(ours.as_os_str())
+            }
+            _ => false,
+        };
+        same && self
+            .status()
+            .is_some_and(|status| status.capabilities & capability != 0)
+    }
+}
+
+impl Caller for Calling<'_> {
+    fn actor(&self) -> Actor {
+        Actor {
+            process: self.process().id(),
+            thread: self.call.thread,
+        }
+    }
+
+    fn address_space(&self) -> u64 {
+        self.process().space()
+    }
+
+    fn user(&self) -> u32 {
+        self.process().user()
+    }
+
+    fn memlock(&self) -> Memlock {
+        if self.has_capability(IPC_LOCK) {
+            return Memlock::Exempt;
+        }
+        let limits = self.thread().text("../limits").unwrap_or_default();
+        let limit = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max locked memory"))
+            .and_then(|line| line.split_ascii_whitespace().next())
+            .unwrap_or_default();
+        match limit {
+            "unlimited" => Memlock::Limit(u64::MAX),
+            bytes => Memlock::Limit(bytes.parse().unwrap_or_default()),
+        }
+    }
+
+    fn has_raw_io(&self) -> bool {
+        self.has_capability(SYS_RAWIO)
+    }
+}
+
+impl Client for Calling<'_> {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), BadAddress> {
+        self.with_memory(address, |memory| memory.read(address, into))
+    }
+
+    fn write(&self, address: u64, from: &[u8]) -> Result<(), BadAddress> {
+        self.with_memory(address, |memory| memory.write(address, from))
+    }
+
+    fn named(&self, fd: i32) -> Result<Named, Errno> {
+        Ok(match self.file(fd)? {
+            Some(file) => Named::Ours(file),
+            None => Named::Other,
+        })
+    }
+
+    fn eventfd(&self, fd: i32) -> Result<Arc<dyn Signal>, Errno> {
+        Ok(Arc::new(Eventfd::of(&self.thread(), fd)?))
+    }
+
+    fn pages(&self, address: u64, _length: u64) -> Arc<dyn Pages> {
+        Arc::new(ProcessPages {
+            ledger: self.core.ledger.clone(),
+            process: self.process(),
+            start: address,
+        })
+    }
+
+    fn file_pages(&self, fd: i32, offset: u64, _length: u64) -> Result<Arc<dyn Pages>, Errno> {
+        let file = self.thread().duplicate(fd)?;
+        if !is_in_memory(&file) {
+            return Err(Errno::EINVAL);
+        }
+        Ok(Arc::new(FilePages {
+            ledger: self.core.ledger.clone(),
+            process: self.process(),
+            file,
+            start: offset,
+        }))
+    }
+
+    fn watch(&self, fd: i32, event: Event) -> Result<Box<dyn Watch>, Errno> {
+        let eventfd = Eventfd::of(&self.thread(), fd)?;
+        self.core.watcher.add_eventfd(eventfd, event).map_err(errno)
+    }
+}

@@ -1,0 +1,283 @@
+//! What all threads of the supervisor share: the host, the files that the
+//! client holds, the workers; and what is done after a call.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use iogate_dma::Grace;
+use iogate_host::{FileId, FileKind, Host, Node, Pinned, Retired, Watch};
+use iogate_memory::ClientMemory;
+use iogate_uapi::{After, Errno};
+
+use crate::alarm::Alarm;
+use crate::held::Held;
+use crate::object::{self, Made, Proof};
+use crate::pages::Ledger;
+use crate::thread::Inode;
+use crate::watch::{Happened, Watcher};
+use crate::worker::Workers;
+
+/// Ends that a client may hold at a time.
+const MOST_ENDS: usize = 4096;
+
+/// How often a grace is asked about before a thread is made to wait for it.
+const PATIENCE: u32 = 2000;
+
+/// What all threads share.
+pub(crate) struct Core {
+    pub(crate) host: Arc<Host>,
+    pub(crate) watcher: Arc<Watcher>,
+    pub(crate) workers: Workers,
+    pub(crate) alarm: Alarm,
+    /// The mount ids of the nodes.
+    pub(crate) nodes: HashMap<u64, Node>,
+    pub(crate) ledger: Ledger,
+    held: Mutex<Held>,
+    /// Held while files are closed, so that a call sees a close either not
+    /// begun or done.
+    closing: Mutex<()>,
+}
+
+/// What is left to be done when a change has been made.
+#[derive(Default)]
+pub(crate) struct Rest {
+    grace: Option<Grace>,
+    pages: Vec<Box<dyn Pinned>>,
+    watches: Vec<Box<dyn Watch>>,
+    work: Option<usize>,
+}
+
+impl From<Retired> for Rest {
+    fn from(retired: Retired) -> Self {
+        Self {
+            grace: retired.grace,
+            pages: retired.pages,
+            watches: retired.watches,
+            work: retired.work,
+        }
+    }
+}
+
+impl From<After> for Rest {
+    fn from(after: After) -> Self {
+        Self {
+            grace: after.grace,
+            pages: after.retired,
+            watches: after.watches,
+            work: after.work,
+        }
+    }
+}
+
+impl From<Option<Grace>> for Rest {
+    fn from(grace: Option<Grace>) -> Self {
+        Self {
+            grace,
+            ..Self::default()
+        }
+    }
+}
+
+impl Rest {
+    /// Whether there is nothing to be done.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.grace.is_none()
+            && self.pages.is_empty()
+            && self.watches.is_empty()
+            && self.work.is_none()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Core {
+    pub(crate) fn new(
+        host: Arc<Host>,
+        memory: Arc<ClientMemory>,
+        workers: Workers,
+        alarm: Alarm,
+        nodes: HashMap<u64, Node>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            host,
+            watcher: Arc::new(Watcher::new()?),
+            workers,
+            alarm,
+            nodes,
+            ledger: Ledger {
+                memory,
+                files: Arc::default(),
+                private: Arc::default(),
+            },
+            held: Mutex::default(),
+            closing: Mutex::default(),
+        })
+    }
+
+    /// The file that the client reaches by `inode`.
+    pub(crate) fn file(&self, inode: Inode) -> Option<FileId> {
+        lock(&self.held).file(inode)
+    }
+
+    /// The file that took the place of the open file `placeholder`.
+    pub(crate) fn instead_of(&self, node: Node, placeholder: impl AsFd) -> Option<FileId> {
+        lock(&self.held).instead_of(node, placeholder)
+    }
+
+    /// Remembers the open file that `file` takes the place of.
+    pub(crate) fn set_placeholder(&self, file: FileId, node: Node, placeholder: OwnedFd) {
+        lock(&self.held).set_placeholder(file, node, placeholder);
+    }
+
+    /// Makes one more end of `file` for the client. If it is dropped without
+    /// being handed over, [`sweep`](Self::sweep) closes the file.
+    pub(crate) fn make_end(self: &Arc<Self>, file: FileId) -> Result<OwnedFd, Errno> {
+        let mut held = lock(&self.held);
+        let made = match self.host.kind(file) {
+            _ if held.len() >= MOST_ENDS => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+            Some(FileKind::Device(_)) => match held.memory_of(file) {
+                Some(memory) => object::another_device(&memory),
+                None => object::make_device(),
+            },
+            Some(_) => object::make_socket(),
+            None => Err(io::Error::from_raw_os_error(libc::ENODEV)),
+        };
+        let Made {
+            theirs,
+            inode,
+            proof,
+        } = made.map_err(errno)?;
+        let lock_file = match &proof {
+            Proof::Lock(file) => Some(Arc::clone(file)),
+            Proof::Peer(_) => None,
+        };
+        let end = held.add(file, inode, proof);
+        let watched = match (lock_file, held.peer(end)) {
+            (Some(lock_file), _) => self.watch_lock(end, lock_file),
+            (None, Some(peer)) => self.watcher.add_end(end, peer),
+            (None, None) => Ok(()),
+        };
+        watched.map_err(errno)?;
+        Ok(theirs)
+    }
+
+    /// Closes a file that the client never held.
+    pub(crate) fn discard(self: &Arc<Self>, file: FileId) {
+        let rest = self.host.close(file).into();
+        self.settle(rest, || {});
+    }
+
+    /// Waits for the last mapping of a device in a thread of its own: nothing
+    /// else tells of it.
+    fn watch_lock(self: &Arc<Self>, end: u64, file: Arc<OwnedFd>) -> io::Result<()> {
+        let core = Arc::clone(self);
+        std::thread::Builder::new()
+            .name("device file".to_owned())
+            .stack_size(128 << 10)
+            .spawn(move || {
+                let alarm = core.alarm.clone();
+                alarm.guard(|| {
+                    Proof::wait(&file);
+                    drop(file);
+                    core.release(end);
+                });
+            })?;
+        Ok(())
+    }
+
+    /// Closes every file that the client has let go of, as far as that can be
+    /// seen now. Returns whether there was one.
+    pub(crate) fn sweep(self: &Arc<Self>) -> bool {
+        let closing = lock(&self.closing);
+        let released = lock(&self.held).released();
+        let closed: Vec<_> = released.iter().filter_map(|end| self.close(*end)).collect();
+        drop(closing);
+        let any = !closed.is_empty();
+        for rest in closed {
+            self.settle(rest, || {});
+        }
+        any
+    }
+
+    /// Closes the file of an end that the client has let go of.
+    fn release(self: &Arc<Self>, end: u64) {
+        let closing = lock(&self.closing);
+        let released = lock(&self.held).is_released(end);
+        let closed = if released { self.close(end) } else { None };
+        drop(closing);
+        if let Some(rest) = closed {
+            self.settle(rest, || {});
+        }
+    }
+
+    fn close(&self, end: u64) -> Option<Rest> {
+        let file = lock(&self.held).remove(end)?;
+        Some(self.host.close(file).into())
+    }
+
+    /// Does what is left after a change: waits for the grace, lets go of what
+    /// it was for, gives workers their work, and does `then`. Where the grace
+    /// takes longer than a moment, all of that happens in a thread of its own.
+    pub(crate) fn settle(self: &Arc<Self>, mut rest: Rest, then: impl FnOnce() + Send + 'static) {
+        let passed = match &mut rest.grace {
+            None => true,
+            Some(grace) => (0..PATIENCE).any(|_| {
+                std::hint::spin_loop();
+                grace.has_passed()
+            }),
+        };
+        let core = Arc::clone(self);
+        let finish = move || {
+            if let Some(grace) = rest.grace.take() {
+                grace.wait();
+            }
+            drop(rest.pages);
+            drop(rest.watches);
+            core.workers.kick(rest.work);
+            then();
+        };
+        if passed {
+            return finish();
+        }
+        // Kept outside of the thread for the case that none can be started.
+        let finish = Arc::new(Mutex::new(Some(finish)));
+        let theirs = Arc::clone(&finish);
+        let alarm = self.alarm.clone();
+        let take = |finish: &Mutex<Option<_>>| lock(finish).take();
+        let started = std::thread::Builder::new()
+            .name("grace".to_owned())
+            .spawn(move || {
+                alarm.guard(|| {
+                    if let Some(finish) = take(&theirs) {
+                        finish();
+                    }
+                });
+            });
+        if started.is_err()
+            && let Some(finish) = take(&finish)
+        {
+            finish();
+        }
+    }
+
+    /// The life of the watching thread.
+    pub(crate) fn watch(self: &Arc<Self>) -> io::Result<()> {
+        self.watcher.run(|happened| match happened {
+            Happened::Released(end) => self.release(end),
+            Happened::Tick => self.ledger.files.expire(),
+            Happened::Signalled(event) => {
+                let rest = Rest::from(self.host.event(event));
+                self.settle(rest, || {});
+            }
+        })
+    }
+}
+
+/// The errno of a system call of ours, for the client.
+pub(crate) fn errno(error: io::Error) -> Errno {
+    Errno(error.raw_os_error().unwrap_or(libc::EIO))
+}

@@ -1,0 +1,94 @@
+//! Eventfds of the client: signalled by devices, or watched for its signals.
+//! eventfd(2).
+
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use iogate_interrupt::Signal;
+use iogate_uapi::Errno;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::ReadWriteFlags;
+
+use crate::thread::Thread;
+
+/// A duplicate of an eventfd of the client.
+#[derive(Debug)]
+pub(crate) struct Eventfd(OwnedFd);
+
+impl Eventfd {
+    /// The eventfd that `fd` of `thread` names: EBADF if it is not open,
+    /// EINVAL if it is no eventfd.
+    pub(crate) fn of(thread: &Thread, fd: i32) -> Result<Self, Errno> {
+        let file = thread.duplicate(fd)?;
+        // Asked of the duplicate: the client may put another file in its place.
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+        let link = rustix::fs::readlink(path, Vec::new()).unwrap_or_default();
+        if link.as_bytes() == b"anon_inode:[eventfd]" {
+            Ok(Self(file))
+        } else {
+            Err(Errno::EINVAL)
+        }
+    }
+
+    /// Takes its count, if there is any.
+    pub(crate) fn take(&self) -> bool {
+        let mut count = [0; 8];
+        // The client chooses whether its eventfd waits; this never does.
+        let flags = ReadWriteFlags::NOWAIT;
+        let taken =
+            rustix::io::preadv2(&self.0, &mut [IoSliceMut::new(&mut count)], u64::MAX, flags);
+        taken == Ok(8)
+    }
+}
+
+impl Signal for Eventfd {
+    fn signal(&self) {
+        // A full count would block, and is a signal that nobody has taken yet.
+        let mut poll = [PollFd::new(&self.0, PollFlags::OUT)];
+        let _ = rustix::event::poll(&mut poll, Some(&Timespec::default()));
+        let [eventfd] = &poll;
+        if eventfd.revents().contains(PollFlags::OUT) {
+            let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+        }
+    }
+}
+
+impl AsFd for Eventfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    fn own() -> std::rc::Rc<Thread> {
+        let id = rustix::thread::gettid().as_raw_pid().cast_unsigned();
+        crate::thread::Threads::default().get(id).unwrap()
+    }
+
+    #[test]
+    fn a_signal_arrives_once_and_never_waits() {
+        let theirs = rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap();
+        let eventfd = Eventfd::of(&own(), theirs.as_raw_fd()).unwrap();
+        assert!(!eventfd.take());
+        eventfd.signal();
+        assert!(eventfd.take() && !eventfd.take());
+        rustix::io::write(&theirs, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        eventfd.signal();
+        assert!(eventfd.take());
+    }
+
+    #[test]
+    fn what_is_no_eventfd_is_refused() {
+        let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let thread = own();
+        assert_eq!(
+            Eventfd::of(&thread, one.as_raw_fd()).unwrap_err(),
+            Errno::EINVAL
+        );
+        assert_eq!(Eventfd::of(&thread, 9999).unwrap_err(), Errno::EBADF);
+    }
+}

@@ -1,0 +1,320 @@
+//! The seccomp filter: which system calls of the client are noticed. All
+//! others pass without a stop, most of them without the filter being run.
+//!
+//! A classic BPF program over `struct seccomp_data` (include/uapi/linux/seccomp.h).
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use libc::{c_long, sock_filter, sock_fprog};
+
+/// Every region offset of a device file has this bit and none above it.
+pub(crate) const REGION_BIT: u64 = 1 << 52;
+/// The upper half of an offset that may lie in a region: these bits of it ...
+const REGION_MASK: u32 = 0xfff0_0000;
+/// ... are these.
+const REGION_HIGH: u32 = 0x0010_0000;
+/// `_IOW(KVMIO, 0xe1, struct kvm_device_attr)`.
+pub(crate) const KVM_SET_DEVICE_ATTR: u32 = 0x4018_aee1;
+
+const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+/// Numbers from here on are the x32 table.
+const X32: u32 = 0x4000_0000;
+const OFFSET_NUMBER: u32 = 0;
+const OFFSET_ARCH: u32 = 4;
+const OFFSET_ARGUMENTS: u32 = 16;
+
+const LOAD: u16 = 0x20;
+const AND: u16 = 0x54;
+const JUMP_EQUAL: u16 = 0x15;
+const JUMP_GREATER_EQUAL: u16 = 0x35;
+const RETURN: u16 = 0x06;
+
+const ALLOW: u32 = 0x7fff_0000;
+const NOTIFY: u32 = 0x7fc0_0000;
+
+/// Whether calls by which a program takes its own memory away are noticed. A
+/// noticed one takes some microseconds longer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unmapping {
+    /// They are not: a device that still reaches such memory finds whatever
+    /// stands at its address by then.
+    Unseen,
+    /// munmap, mremap, mmap with MAP_FIXED, madvise, brk and shmdt are:
+    /// devices reach such memory no more.
+    Noticed,
+}
+
+/// A filter, ready to be installed.
+pub(crate) struct Filter(Vec<sock_filter>);
+
+const fn statement(code: u16, k: u32) -> sock_filter {
+    sock_filter {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    }
+}
+
+fn jump(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter { code, jt, jf, k }
+}
+
+/// Loads the low half of an argument.
+const fn low(argument: u8) -> sock_filter {
+    statement(LOAD, half_word(argument, 0))
+}
+
+/// Loads the high half of an argument.
+const fn high(argument: u8) -> sock_filter {
+    statement(LOAD, half_word(argument, 4))
+}
+
+/// Where half of an argument stands.
+const fn half_word(argument: u8, half: u32) -> u32 {
+    OFFSET_ARGUMENTS
+        .saturating_add((argument as u32).saturating_mul(8))
+        .saturating_add(half)
+}
+
+/// Notifies if the accumulator is `k`.
+fn notify_if(k: u32) -> [sock_filter; 2] {
+    [jump(JUMP_EQUAL, k, 0, 1), statement(RETURN, NOTIFY)]
+}
+
+impl Filter {
+    pub(crate) fn new(unmapping: Unmapping) -> Self {
+        let mut filter = Self(vec![
+            statement(LOAD, OFFSET_ARCH),
+            jump(JUMP_EQUAL, AUDIT_ARCH_X86_64, 1, 0),
+            statement(RETURN, ALLOW),
+            statement(LOAD, OFFSET_NUMBER),
+            jump(JUMP_GREATER_EQUAL, X32, 0, 1),
+            statement(RETURN, ALLOW),
+        ]);
+        let mut ioctl = vec![low(1)];
+        ioctl.extend(notify_if(KVM_SET_DEVICE_ATTR));
+        ioctl.push(statement(AND, 0xff00));
+        ioctl.extend(notify_if(u32::from(b';') << 8));
+        filter.call(libc::SYS_ioctl, &ioctl);
+
+        for number in [
+            libc::SYS_pread64,
+            libc::SYS_pwrite64,
+            libc::SYS_preadv,
+            libc::SYS_pwritev,
+            libc::SYS_preadv2,
+            libc::SYS_pwritev2,
+        ] {
+            filter.call(number, &in_region(3));
+        }
+        filter.call(libc::SYS_lseek, &in_region(1));
+        let mut mmap = in_region(5);
+        if unmapping == Unmapping::Noticed {
+            mmap.push(low(3));
+            mmap.push(statement(AND, bits(libc::MAP_FIXED)));
+            mmap.extend(notify_if(bits(libc::MAP_FIXED)));
+        }
+        filter.call(libc::SYS_mmap, &mmap);
+
+        filter.call(libc::SYS_open, &read_write(1));
+        filter.call(libc::SYS_openat, &read_write(2));
+        // The flags of these stand in memory, which a filter cannot see.
+        filter.call(libc::SYS_openat2, &[statement(RETURN, NOTIFY)]);
+        filter.call(libc::SYS_io_uring_setup, &[statement(RETURN, NOTIFY)]);
+
+        if unmapping == Unmapping::Noticed {
+            let mut madvise = vec![low(2)];
+            for advice in crate::unmapping::DISCARDING {
+                madvise.extend(notify_if(bits(advice)));
+            }
+            filter.call(libc::SYS_madvise, &madvise);
+            for number in [
+                libc::SYS_munmap,
+                libc::SYS_mremap,
+                libc::SYS_brk,
+                libc::SYS_shmdt,
+            ] {
+                filter.call(number, &[statement(RETURN, NOTIFY)]);
+            }
+        }
+        filter.0.push(statement(RETURN, ALLOW));
+        filter
+    }
+
+    /// Adds what happens at system call `number`: `body`, which falls through
+    /// to being allowed. The accumulator holds the number here.
+    fn call(&mut self, number: c_long, body: &[sock_filter]) {
+        let number = u32::try_from(number).unwrap_or(u32::MAX);
+        let skip = u8::try_from(body.len().saturating_add(1)).unwrap_or(u8::MAX);
+        self.0.push(jump(JUMP_EQUAL, number, 0, skip));
+        self.0.extend_from_slice(body);
+        self.0.push(statement(RETURN, ALLOW));
+    }
+
+    /// Installs the filter on the calling thread, and on all that it starts
+    /// from now on; returns the listener. Allocates nothing, so that nothing
+    /// that is noticed is called before the listener has been handed over.
+    pub(crate) fn install(&self) -> io::Result<OwnedFd> {
+        const NEW_LISTENER: u64 = 1 << 3;
+        const WAIT_KILLABLE_RECV: u64 = 1 << 5;
+        let program = sock_fprog {
+            len: u16::try_from(self.0.len()).unwrap_or(u16::MAX),
+            filter: self.0.as_ptr().cast_mut(),
+        };
+        // SAFETY: the arguments of this prctl are plain numbers.
+        if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: `program` points to as many instructions as it says, which
+        // the kernel only reads.
+        let fd = unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                NEW_LISTENER | WAIT_KILLABLE_RECV,
+                &raw const program,
+            )
+        };
+        match i32::try_from(fd) {
+            // SAFETY: the kernel has just opened this descriptor for us.
+            Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+fn bits(value: i32) -> u32 {
+    value.cast_unsigned()
+}
+
+/// Notifies if the argument, a file offset, may lie in a region.
+fn in_region(argument: u8) -> Vec<sock_filter> {
+    let mut body = vec![high(argument), statement(AND, REGION_MASK)];
+    body.extend(notify_if(REGION_HIGH));
+    body
+}
+
+/// Notifies if the argument, the flags of an open, asks for reading and
+/// writing of a file that exists.
+fn read_write(argument: u8) -> Vec<sock_filter> {
+    let looked_at = libc::O_ACCMODE | libc::O_CREAT | libc::O_PATH | libc::O_DIRECTORY;
+    let mut body = vec![low(argument), statement(AND, bits(looked_at))];
+    body.extend(notify_if(bits(libc::O_RDWR)));
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs the filter as the kernel's interpreter would.
+    fn verdict(filter: &Filter, arch: u32, number: c_long, arguments: [u64; 6]) -> u32 {
+        let mut data = Vec::new();
+        data.extend(u32::try_from(number).unwrap().to_le_bytes());
+        data.extend(arch.to_le_bytes());
+        data.extend(0_u64.to_le_bytes());
+        data.extend(arguments.iter().flat_map(|a| a.to_le_bytes()));
+        let (mut at, mut accumulator) = (0, 0);
+        loop {
+            let i = filter.0[at];
+            at += 1;
+            let take = |yes| usize::from(if yes { i.jt } else { i.jf });
+            match i.code {
+                LOAD => {
+                    let k = i.k as usize;
+                    accumulator = u32::from_le_bytes(data[k..k + 4].try_into().unwrap());
+                }
+                AND => accumulator &= i.k,
+                JUMP_EQUAL => at += take(accumulator == i.k),
+                JUMP_GREATER_EQUAL => at += take(accumulator >= i.k),
+                RETURN => return i.k,
+                code => panic!("instruction {code:#x}"),
+            }
+        }
+    }
+
+    fn noticed(unmapping: Unmapping, number: c_long, arguments: [u64; 6]) -> bool {
+        let filter = Filter::new(unmapping);
+        verdict(&filter, AUDIT_ARCH_X86_64, number, arguments) == NOTIFY
+    }
+
+    #[test]
+    fn only_ioctls_of_vfio_and_of_the_kvm_device_are_noticed() {
+        let at = |command| noticed(Unmapping::Unseen, libc::SYS_ioctl, [9, command, 1, 0, 0, 0]);
+        assert!(at(0x3b64) && at(0x3b85) && at(u64::from(KVM_SET_DEVICE_ATTR)));
+        assert!(
+            at(0xdead_0000_0000_3b64),
+            "the kernel ignores the upper half"
+        );
+        assert!(!at(0x5401) && !at(0xae80) && !at(0));
+    }
+
+    #[test]
+    fn reads_and_maps_are_noticed_in_regions_only() {
+        let region = REGION_BIT | 7 << 40 | 4;
+        for number in [libc::SYS_pread64, libc::SYS_pwritev2] {
+            assert!(noticed(Unmapping::Unseen, number, [3, 0, 4, region, 0, 0]));
+            assert!(!noticed(
+                Unmapping::Unseen,
+                number,
+                [3, 0, 4, 7 << 40, 0, 0]
+            ));
+            assert!(!noticed(
+                Unmapping::Unseen,
+                number,
+                [3, 0, 4, u64::MAX, 0, 0]
+            ));
+        }
+        let map = |flags, offset| {
+            let arguments = [0, 4096, 3, flags, 3, offset];
+            noticed(Unmapping::Unseen, libc::SYS_mmap, arguments)
+        };
+        assert!(map(1, region) && !map(1, 0) && !map(0x10, 0));
+    }
+
+    #[test]
+    fn opens_are_noticed_when_they_read_and_write_what_exists() {
+        let open = |flags: i32| {
+            let flags = u64::from(bits(flags));
+            noticed(Unmapping::Unseen, libc::SYS_openat, [0, 0, flags, 0, 0, 0])
+                && noticed(Unmapping::Unseen, libc::SYS_open, [0, flags, 0, 0, 0, 0])
+        };
+        assert!(open(libc::O_RDWR) && open(libc::O_RDWR | libc::O_CLOEXEC | libc::O_NONBLOCK));
+        assert!(!open(libc::O_RDONLY) && !open(libc::O_WRONLY));
+        assert!(!open(libc::O_RDWR | libc::O_CREAT) && !open(libc::O_RDWR | libc::O_PATH));
+    }
+
+    #[test]
+    fn unmapping_is_noticed_when_asked_for() {
+        let cases = [
+            (libc::SYS_munmap, [0; 6]),
+            (libc::SYS_mmap, [0, 1, 2, 0x32, 0, 0]),
+            (libc::SYS_madvise, [0, 1, 4, 0, 0, 0]),
+        ];
+        for (number, arguments) in cases {
+            assert!(noticed(Unmapping::Noticed, number, arguments));
+            assert!(!noticed(Unmapping::Unseen, number, arguments));
+        }
+        assert!(!noticed(
+            Unmapping::Noticed,
+            libc::SYS_madvise,
+            [0, 1, 14, 0, 0, 0]
+        ));
+        assert!(!noticed(
+            Unmapping::Noticed,
+            libc::SYS_mmap,
+            [0, 1, 2, 0x22, 0, 0]
+        ));
+    }
+
+    #[test]
+    fn other_tables_of_system_calls_pass() {
+        let filter = Filter::new(Unmapping::Noticed);
+        let arguments = [3, 0x3b64, 0, 0, 0, 0];
+        assert_eq!(verdict(&filter, 0x4000_0003, 54, arguments), ALLOW);
+        let x32 = libc::SYS_ioctl + c_long::from(X32);
+        assert_eq!(verdict(&filter, AUDIT_ARCH_X86_64, x32, arguments), ALLOW);
+    }
+}

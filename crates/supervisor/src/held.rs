@@ -1,0 +1,178 @@
+//! Which files the client holds, and by what.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use iogate_host::{FileId, Node};
+
+use crate::object::Proof;
+use crate::thread::Inode;
+
+/// One thing of the client's that names a file of ours.
+struct End {
+    file: FileId,
+    inode: Inode,
+    proof: Proof,
+}
+
+/// A file: how many ends it has, and what its descriptors were before.
+struct File {
+    ends: usize,
+    placeholder: Option<(Node, OwnedFd)>,
+}
+
+/// All files and their ends.
+#[derive(Default)]
+pub(crate) struct Held {
+    by_inode: HashMap<Inode, FileId>,
+    ends: HashMap<u64, End>,
+    files: HashMap<FileId, File>,
+    next: u64,
+}
+
+impl Held {
+    /// The file that the client reaches by `inode`.
+    pub(crate) fn file(&self, inode: Inode) -> Option<FileId> {
+        self.by_inode.get(&inode).copied()
+    }
+
+    /// Enters an end of `file`, and returns its number.
+    pub(crate) fn add(&mut self, file: FileId, inode: Inode, proof: Proof) -> u64 {
+        let end = self.next;
+        self.next = self.next.wrapping_add(1);
+        self.by_inode.insert(inode, file);
+        self.ends.insert(end, End { file, inode, proof });
+        let entry = self.files.entry(file).or_insert(File {
+            ends: 0,
+            placeholder: None,
+        });
+        entry.ends = entry.ends.saturating_add(1);
+        end
+    }
+
+    /// Remembers the open file that `file` took the place of.
+    pub(crate) fn set_placeholder(&mut self, file: FileId, node: Node, placeholder: OwnedFd) {
+        if let Some(entry) = self.files.get_mut(&file) {
+            entry.placeholder = Some((node, placeholder));
+        }
+    }
+
+    /// The file that took the place of the open file `placeholder`.
+    pub(crate) fn instead_of(&self, node: Node, placeholder: impl AsFd) -> Option<FileId> {
+        let placeholder = placeholder.as_fd();
+        let found = self.files.iter().find(|(_, file)| {
+            file.placeholder
+                .as_ref()
+                .is_some_and(|(of, file)| *of == node && is_same_open_file(file, placeholder))
+        });
+        found.map(|(file, _)| *file)
+    }
+
+    /// By what it is seen whether end `end` is let go of.
+    pub(crate) fn peer(&self, end: u64) -> Option<&OwnedFd> {
+        match &self.ends.get(&end)?.proof {
+            Proof::Peer(peer) => Some(peer),
+            Proof::Lock(_) => None,
+        }
+    }
+
+    /// The memory file of a device.
+    pub(crate) fn memory_of(&self, file: FileId) -> Option<Arc<OwnedFd>> {
+        self.ends.values().find_map(|end| match &end.proof {
+            Proof::Lock(memory) if end.file == file => Some(Arc::clone(memory)),
+            _ => None,
+        })
+    }
+
+    /// The ends that are let go of.
+    pub(crate) fn released(&self) -> Vec<u64> {
+        let ends = self.ends.iter();
+        let released = ends.filter(|(_, end)| end.proof.is_released());
+        released.map(|(number, _)| *number).collect()
+    }
+
+    /// Whether end `end` is let go of; `false` if it is known no more.
+    pub(crate) fn is_released(&self, end: u64) -> bool {
+        self.ends
+            .get(&end)
+            .is_some_and(|end| end.proof.is_released())
+    }
+
+    /// Forgets an end. Returns its file if that was the last.
+    pub(crate) fn remove(&mut self, end: u64) -> Option<FileId> {
+        let End { file, inode, .. } = self.ends.remove(&end)?;
+        let shared = self.ends.values().any(|other| other.inode == inode);
+        if !shared {
+            self.by_inode.remove(&inode);
+        }
+        let entry = self.files.get_mut(&file)?;
+        entry.ends = entry.ends.saturating_sub(1);
+        if entry.ends > 0 {
+            return None;
+        }
+        self.files.remove(&file);
+        Some(file)
+    }
+
+    /// How many ends there are.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+}
+
+/// Whether two descriptors of ours share one open file. kcmp(2); where that is
+/// missing they count as different.
+fn is_same_open_file(one: impl AsFd, other: impl AsFd) -> bool {
+    use std::os::fd::AsRawFd;
+    const FILE: i32 = 0;
+    let own = std::process::id();
+    // SAFETY: the arguments of kcmp are plain numbers.
+    let order = unsafe {
+        libc::syscall(
+            libc::SYS_kcmp,
+            own,
+            own,
+            FILE,
+            one.as_fd().as_raw_fd(),
+            other.as_fd().as_raw_fd(),
+        )
+    };
+    order == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::{make_device, make_socket};
+
+    #[test]
+    fn a_file_ends_with_its_last_end() {
+        let mut held = Held::default();
+        let (one, other) = (make_socket().unwrap(), make_socket().unwrap());
+        let first = held.add(FileId(1), one.inode, one.proof);
+        let second = held.add(FileId(1), other.inode, other.proof);
+        assert_eq!(held.released(), []);
+        drop(one.theirs);
+        assert_eq!(held.released(), [first]);
+        assert_eq!(held.remove(first), None);
+        assert_eq!(held.remove(first), None);
+        assert_eq!(held.file(other.inode), Some(FileId(1)));
+        assert_eq!(held.remove(second), Some(FileId(1)));
+        assert_eq!((held.file(other.inode), held.len()), (None, 0));
+    }
+
+    #[test]
+    fn a_placeholder_is_recognised_by_its_duplicates_only() {
+        let mut held = Held::default();
+        let made = make_device().unwrap();
+        held.add(FileId(3), made.inode, made.proof);
+        let open = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let placeholder = open();
+        let copy = placeholder.try_clone().unwrap();
+        held.set_placeholder(FileId(3), Node::Device(0), placeholder);
+        assert_eq!(held.instead_of(Node::Device(0), &copy), Some(FileId(3)));
+        assert_eq!(held.instead_of(Node::Device(1), &copy), None);
+        assert_eq!(held.instead_of(Node::Device(0), open()), None);
+    }
+}

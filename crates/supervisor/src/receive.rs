@@ -1,0 +1,311 @@
+//! The one thread that takes noticed calls: says which of them are ours, has
+//! them answered, and lets the kernel do all others.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use iogate_host::{Caller, FileId};
+use iogate_uapi::{self as uapi, Answer, Client, Errno};
+
+use crate::client::Calling;
+use crate::core::{Core, Rest, errno};
+use crate::filter::{KVM_SET_DEVICE_ATTR, REGION_BIT};
+use crate::listener::{Call, Listener, OnExec, Reply};
+use crate::open::{Open, is_opened_at_once};
+use crate::thread::Threads;
+use crate::unmapping::taken_away;
+
+/// Pieces that a vector of buffers may have. UIO_MAXIOV.
+const MOST_PIECES: u64 = 1024;
+
+/// ioctl numbers whose answer depends on what is still open: before them all
+/// closes are taken notice of. include/uapi/linux/vfio.h and iommufd.h.
+const LOOKS_AT_OPEN_FILES: [u32; 16] = [
+    0x3b66, 0x3b67, 0x3b68, 0x3b69, 0x3b6a, 0x3b6f, 0x3b70, 0x3b71, 0x3b76, 0x3b77, 0x3b78, 0x3b80,
+    0x3b82, 0x3b87, 0x3b88, 0x3b89,
+];
+
+/// What becomes of a call.
+enum Outcome {
+    /// The caller sees this.
+    Now(Reply),
+    /// The call is or will be answered elsewhere.
+    Elsewhere,
+}
+
+use Outcome::{Elsewhere, Now};
+
+impl From<Errno> for Outcome {
+    fn from(errno: Errno) -> Self {
+        Now(Reply::Error(errno.0))
+    }
+}
+
+const CONTINUE: Outcome = Now(Reply::Continue);
+
+/// The receiver of one listener.
+pub(crate) struct Receiver {
+    core: Arc<Core>,
+    listener: Arc<Listener>,
+    threads: RefCell<Threads>,
+    warned: RefCell<Vec<&'static str>>,
+}
+
+impl Receiver {
+    pub(crate) fn new(core: Arc<Core>, listener: Arc<Listener>) -> Self {
+        Self {
+            core,
+            listener,
+            threads: RefCell::default(),
+            warned: RefCell::default(),
+        }
+    }
+
+    /// Takes calls until nobody is left to make one.
+    pub(crate) fn run(&self) -> io::Result<()> {
+        while let Some(call) = self.listener.next()? {
+            match self.take(&call) {
+                Now(reply) => self.listener.answer(call.id, reply),
+                Elsewhere => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&self, call: &Call) -> Outcome {
+        let argument = |index| call.argument(index);
+        let done = match call.number() {
+            libc::SYS_ioctl => self.ioctl(call),
+            libc::SYS_pread64 | libc::SYS_pwrite64 => {
+                let pieces = [(argument(1), argument(2))];
+                self.calling(call)
+                    .and_then(|client| self.access(call, &client, &pieces))
+            }
+            libc::SYS_preadv | libc::SYS_pwritev | libc::SYS_preadv2 | libc::SYS_pwritev2 => {
+                self.vector(call)
+            }
+            libc::SYS_mmap => self.mmap(call),
+            libc::SYS_open | libc::SYS_openat | libc::SYS_openat2 => self.open(call),
+            libc::SYS_lseek => {
+                self.warn(
+                    "the program seeks in a device file: plain read and write calls on it are \
+                     not seen, only pread, pwrite and their vector forms",
+                );
+                Ok(CONTINUE)
+            }
+            libc::SYS_io_uring_setup => {
+                self.warn(
+                    "the program uses io_uring: what it does by it on VFIO files is not seen",
+                );
+                Ok(CONTINUE)
+            }
+            _ => Ok(self.unmapping(call)),
+        };
+        done.unwrap_or_else(Outcome::from)
+    }
+
+    fn calling<'a>(&'a self, call: &'a Call) -> Result<Calling<'a>, Errno> {
+        Calling::new(&self.core, &self.listener, &self.threads, call)
+    }
+
+    /// Says something once.
+    fn warn(&self, text: &'static str) {
+        let mut warned = self.warned.borrow_mut();
+        if !warned.contains(&text) {
+            warned.push(text);
+            eprintln!("iogate: {text}");
+        }
+    }
+
+    fn ioctl(&self, call: &Call) -> Result<Outcome, Errno> {
+        let (fd, command, argument) = (call.int(0), call.uint(1), call.argument(2));
+        let client = self.calling(call)?;
+        if command == KVM_SET_DEVICE_ATTR {
+            return self.kvm(call, &client, fd, argument);
+        }
+        if LOOKS_AT_OPEN_FILES.contains(&command) {
+            self.core.sweep();
+        }
+        let Some(file) = client.file(fd)? else {
+            return Ok(CONTINUE);
+        };
+        let host = &self.core.host;
+        let mut answer = uapi::ioctl(host, file, command, argument, &client);
+        if matches!(answer, Err(Errno::EBUSY)) && self.core.sweep() {
+            answer = uapi::ioctl(host, file, command, argument, &client);
+        }
+        Ok(self.finish(call, answer?))
+    }
+
+    /// KVM_SET_DEVICE_ATTR is ours only on the device by which KVM is told of
+    /// VFIO files.
+    fn kvm(
+        &self,
+        call: &Call,
+        client: &Calling<'_>,
+        fd: i32,
+        argument: u64,
+    ) -> Result<Outcome, Errno> {
+        let link = client.thread().link(fd).unwrap_or_default();
+        if link != b"anon_inode:kvm-vfio" {
+            return Ok(CONTINUE);
+        }
+        // All of KVM's files share one inode: within a process the number of
+        // the descriptor tells its virtual machines apart.
+        let machine = client.address_space() << 32 | u64::from(call.uint(0));
+        match uapi::kvm_device_attr(&self.core.host, machine, argument, client)? {
+            Some(answer) => Ok(self.finish(call, answer)),
+            None => Ok(CONTINUE),
+        }
+    }
+
+    fn vector(&self, call: &Call) -> Result<Outcome, Errno> {
+        let client = self.calling(call)?;
+        let (at, count) = (call.argument(1), call.argument(2));
+        if client.file(call.int(0))?.is_none() {
+            return Ok(CONTINUE);
+        }
+        if count > MOST_PIECES {
+            return Err(Errno::EINVAL);
+        }
+        let length = usize::try_from(count.saturating_mul(16)).map_err(|_| Errno::EINVAL)?;
+        let mut bytes = vec![0; length];
+        client.read(at, &mut bytes)?;
+        let (words, _) = bytes.as_chunks::<8>();
+        let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
+        let mut pieces = Vec::new();
+        while let (Some(address), Some(length)) = (words.next(), words.next()) {
+            pieces.push((address, length));
+        }
+        self.access(call, &client, &pieces)
+    }
+
+    fn access(
+        &self,
+        call: &Call,
+        client: &Calling<'_>,
+        pieces: &[(u64, u64)],
+    ) -> Result<Outcome, Errno> {
+        let Some(file) = client.file(call.int(0))? else {
+            return Ok(CONTINUE);
+        };
+        let (host, offset) = (&self.core.host, call.argument(3));
+        let answer = match call.number() {
+            libc::SYS_pread64 | libc::SYS_preadv | libc::SYS_preadv2 => {
+                uapi::read(host, file, offset, pieces, client)?
+            }
+            _ => uapi::write(host, file, offset, pieces, client)?,
+        };
+        Ok(self.finish(call, answer))
+    }
+
+    fn mmap(&self, call: &Call) -> Result<Outcome, Errno> {
+        let offset = call.argument(5);
+        if offset >> 52 == REGION_BIT >> 52 {
+            let client = self.calling(call)?;
+            if let Some(file) = client.file(call.int(4))? {
+                let (length, protection) = (call.argument(1), call.uint(2));
+                let host = &self.core.host;
+                uapi::mmap(host, file, offset, length, protection, call.uint(3))?;
+            }
+        }
+        Ok(self.unmapping(call))
+    }
+
+    fn open(&self, call: &Call) -> Result<Outcome, Errno> {
+        let Ok(client) = self.calling(call) else {
+            return Ok(CONTINUE);
+        };
+        let node = Open::of(call, |address| client.word(address)).and_then(|open| {
+            let path = client.path(open.path)?;
+            let mount = open.mount(&client.thread(), &path)?;
+            let node = self.core.nodes.get(&mount)?;
+            Some((*node, open.flags))
+        });
+        let Some((node, flags)) = node.filter(|(node, _)| is_opened_at_once(*node)) else {
+            return Ok(CONTINUE);
+        };
+        self.core.sweep();
+        let file = self.core.host.open(node, &client)?;
+        let on_exec = OnExec::from_flags(flags);
+        Ok(install(&self.core, &self.listener, call.id, file, on_exec))
+    }
+
+    /// What `call` is about to take away of the program's own memory is out of
+    /// devices' reach before it proceeds.
+    fn unmapping(&self, call: &Call) -> Outcome {
+        if self.core.ledger.private.load(Ordering::SeqCst) == 0 {
+            return CONTINUE;
+        }
+        let Ok(client) = self.calling(call) else {
+            return CONTINUE;
+        };
+        let process = client.process();
+        if !process.has_private() {
+            return CONTINUE;
+        }
+        let mut grace = None;
+        for (first, last) in taken_away(call, process.memory()).into_iter().flatten() {
+            let by = Some(client.actor());
+            let revoked = self.core.host.revoke(process.space(), first, last, by);
+            grace = revoked.or(grace);
+        }
+        if grace.is_none() {
+            return CONTINUE;
+        }
+        self.settle_and_reply(call.id, Rest::from(grace), Reply::Continue)
+    }
+
+    /// Lets the caller hear of `answer` when everything before that is done.
+    fn finish(&self, call: &Call, answer: Answer) -> Outcome {
+        let rest = Rest::from(answer.after);
+        let Some(file) = answer.install else {
+            return self.settle_and_reply(call.id, rest, Reply::Value(answer.value));
+        };
+        let (core, listener, id) = (Arc::clone(&self.core), Arc::clone(&self.listener), call.id);
+        self.core.settle(rest, move || {
+            if let Now(reply) = install(&core, &listener, id, file, OnExec::Close) {
+                listener.answer(id, reply);
+            }
+        });
+        Elsewhere
+    }
+
+    fn settle_and_reply(&self, id: u64, rest: Rest, reply: Reply) -> Outcome {
+        if rest.is_nothing() {
+            return Now(reply);
+        }
+        let listener = Arc::clone(&self.listener);
+        self.core.settle(rest, move || listener.answer(id, reply));
+        Elsewhere
+    }
+}
+
+/// Gives the caller a new descriptor for `file`; closes the file if that cannot
+/// be.
+fn install(
+    core: &Arc<Core>,
+    listener: &Listener,
+    id: u64,
+    file: FileId,
+    on_exec: OnExec,
+) -> Outcome {
+    let end = match core.make_end(file) {
+        Ok(end) => end,
+        Err(error) => {
+            core.discard(file);
+            return error.into();
+        }
+    };
+    match listener.answer_file(id, end.as_fd(), on_exec) {
+        Ok(()) => Elsewhere,
+        Err(error) => {
+            drop(end);
+            core.sweep();
+            errno(error).into()
+        }
+    }
+}

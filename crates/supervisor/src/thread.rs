@@ -1,0 +1,284 @@
+//! A thread of the client that has made a noticed call: its descriptors, and
+//! the process that it belongs to.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+
+use iogate_uapi::Errno;
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::path::DecInt;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
+
+use crate::client_process::ClientProcess;
+use crate::core::errno;
+use crate::listener::OnExec;
+
+/// What tells one file from another while it is open.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Inode {
+    device: (u32, u32),
+    number: u64,
+}
+
+/// What a descriptor names, seen from outside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Seen {
+    pub(crate) inode: Inode,
+    /// The id of the mount that it was opened through.
+    pub(crate) mount: u64,
+}
+
+/// What an open file or a path names. Never waits for a file server.
+pub(crate) fn see(directory: impl AsFd, name: impl rustix::path::Arg) -> io::Result<Seen> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
+    let found = rustix::fs::statx(directory, name, flags, wanted)?;
+    Ok(Seen {
+        inode: Inode {
+            device: (found.stx_dev_major, found.stx_dev_minor),
+            number: found.stx_ino,
+        },
+        mount: found.stx_mnt_id,
+    })
+}
+
+/// A thread, held by a directory of `/proc` that never becomes another's.
+pub(crate) struct Thread {
+    id: u32,
+    /// `/proc/TID/fd`.
+    descriptors: OwnedFd,
+    pidfd: OnceCell<OwnedFd>,
+    process: RefCell<Arc<ClientProcess>>,
+}
+
+impl Thread {
+    pub(crate) fn process(&self) -> Arc<ClientProcess> {
+        Arc::clone(&self.process.borrow())
+    }
+
+    /// What descriptor `fd` names; EBADF if it is not open, or the thread gone.
+    pub(crate) fn see(&self, fd: i32) -> Result<Seen, Errno> {
+        let fd = u32::try_from(fd).map_err(|_| Errno::EBADF)?;
+        see(&self.descriptors, DecInt::new(fd)).map_err(|error| match error.raw_os_error() {
+            Some(errno) if errno != libc::ENOENT && errno != libc::ESRCH => Errno(errno),
+            _ => Errno::EBADF,
+        })
+    }
+
+    /// What the kernel shows as the link of descriptor `fd`.
+    pub(crate) fn link(&self, fd: i32) -> io::Result<Vec<u8>> {
+        let fd = u32::try_from(fd).map_err(|_| io::ErrorKind::InvalidInput)?;
+        self.link_of(DecInt::new(fd))
+    }
+
+    /// What the kernel shows as a link of the thread (`../cwd`).
+    pub(crate) fn link_of(&self, name: impl rustix::path::Arg) -> io::Result<Vec<u8>> {
+        Ok(rustix::fs::readlinkat(&self.descriptors, name, Vec::new())?.into_bytes())
+    }
+
+    /// The thread's root directory.
+    pub(crate) fn root(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(
+            &self.descriptors,
+            "../root",
+            flags,
+            Mode::empty(),
+        )?)
+    }
+
+    /// Whether exec closes descriptor `fd`.
+    pub(crate) fn on_exec(&self, fd: i32) -> OnExec {
+        let text = self.text(&format!("../fdinfo/{fd}")).unwrap_or_default();
+        let flags = text
+            .lines()
+            .find_map(|line| line.strip_prefix("flags:"))
+            .and_then(|flags| u64::from_str_radix(flags.trim(), 8).ok());
+        OnExec::from_flags(flags.unwrap_or_default())
+    }
+
+    /// A small file of `/proc/TID`.
+    pub(crate) fn text(&self, name: &str) -> io::Result<String> {
+        text_at(&self.descriptors, name)
+    }
+
+    /// A duplicate of descriptor `fd`: the same open file, in this process.
+    pub(crate) fn duplicate(&self, fd: i32) -> Result<OwnedFd, Errno> {
+        if fd < 0 {
+            return Err(Errno::EBADF);
+        }
+        let pidfd = match self.pidfd.get() {
+            Some(pidfd) => pidfd,
+            None => {
+                let opened = self.open_pidfd().map_err(errno)?;
+                self.pidfd.get_or_init(|| opened)
+            }
+        };
+        rustix::process::pidfd_getfd(pidfd, fd, PidfdGetfdFlags::empty())
+            .map_err(|error| errno(error.into()))
+    }
+
+    fn open_pidfd(&self) -> io::Result<OwnedFd> {
+        /// Names a thread, not its process (Linux 6.9). PIDFD_THREAD.
+        const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
+        let open = |id: u32, flags| {
+            let id = i32::try_from(id).ok().and_then(Pid::from_raw);
+            rustix::process::pidfd_open(id.ok_or(rustix::io::Errno::SRCH)?, flags)
+        };
+        match open(self.id, THREAD) {
+            Err(rustix::io::Errno::INVAL) => Ok(open(self.process().id(), PidfdFlags::empty())?),
+            opened => Ok(opened?),
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        rustix::fs::accessat(
+            &self.descriptors,
+            "../stat",
+            rustix::fs::Access::EXISTS,
+            AtFlags::empty(),
+        )
+        .is_ok()
+    }
+}
+
+fn text_at(directory: impl AsFd, name: &str) -> io::Result<String> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, name, flags, Mode::empty())?;
+    io::read_to_string(std::fs::File::from(file))
+}
+
+/// The threads that have made noticed calls, by number. A number can come to
+/// mean another thread: then the descriptors seen by the old one are none, and
+/// [`Threads::renewed`] looks again.
+#[derive(Default)]
+pub(crate) struct Threads {
+    threads: HashMap<u32, Rc<Thread>>,
+    processes: HashMap<u32, Weak<ClientProcess>>,
+    spaces: u64,
+}
+
+/// Threads remembered before the dead are looked for.
+const MANY: usize = 512;
+
+impl Threads {
+    /// The thread with this number as it was last seen, or as it is now.
+    pub(crate) fn get(&mut self, id: u32) -> io::Result<Rc<Thread>> {
+        match self.threads.get(&id) {
+            Some(thread) => Ok(Rc::clone(thread)),
+            None => self.renewed(id),
+        }
+    }
+
+    /// The thread with this number as it is now. While the thread waits in a
+    /// noticed call, it cannot have become another meanwhile.
+    pub(crate) fn renewed(&mut self, id: u32) -> io::Result<Rc<Thread>> {
+        if self.threads.len() >= MANY {
+            self.threads.retain(|_, thread| thread.is_alive());
+            if self.threads.len() >= MANY / 2 {
+                self.threads.clear();
+            }
+            self.processes
+                .retain(|_, process| process.strong_count() > 0);
+        }
+        self.threads.remove(&id);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let descriptors = rustix::fs::open(format!("/proc/{id}/fd"), flags, Mode::empty())?;
+        let status = Status::parse(&text_at(&descriptors, "../status")?)
+            .ok_or(io::ErrorKind::InvalidData)?;
+        let known = self.processes.get(&status.process).and_then(Weak::upgrade);
+        let process = match known.filter(|known| known.is_alive()) {
+            Some(process) => process,
+            None => {
+                self.spaces = self.spaces.wrapping_add(1);
+                let process = Arc::new(ClientProcess::open(id, &status, self.spaces)?);
+                self.processes
+                    .insert(status.process, Arc::downgrade(&process));
+                process
+            }
+        };
+        let thread = Rc::new(Thread {
+            id,
+            descriptors,
+            pidfd: OnceCell::new(),
+            process: RefCell::new(process),
+        });
+        self.threads.insert(id, Rc::clone(&thread));
+        Ok(thread)
+    }
+}
+
+/// What `/proc/TID/status` says. proc_pid_status(5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Status {
+    /// Process (thread group) id.
+    pub(crate) process: u32,
+    /// Real user id.
+    pub(crate) user: u32,
+    /// Effective capabilities.
+    pub(crate) capabilities: u64,
+}
+
+impl Status {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let field = |name: &str| {
+            let mut lines = text.lines();
+            let rest = lines.find_map(|line| line.strip_prefix(name))?;
+            rest.split_ascii_whitespace().next()
+        };
+        Some(Self {
+            process: field("Tgid:")?.parse().ok()?,
+            user: field("Uid:")?.parse().ok()?,
+            capabilities: u64::from_str_radix(field("CapEff:")?, 16).ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own() -> Rc<Thread> {
+        let id = rustix::thread::gettid().as_raw_pid().cast_unsigned();
+        Threads::default().get(id).unwrap()
+    }
+
+    #[test]
+    fn a_duplicate_is_the_same_file_and_a_closed_descriptor_is_bad() {
+        let thread = own();
+        let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let number = |fd: &std::os::unix::net::UnixStream| std::os::fd::AsRawFd::as_raw_fd(fd);
+        let copy = one.try_clone().unwrap();
+        let seen = thread.see(number(&one)).unwrap();
+        assert_eq!(thread.see(number(&copy)), Ok(seen));
+        assert_ne!(thread.see(number(&other)), Ok(seen));
+        assert_eq!(thread.see(-1), Err(Errno::EBADF));
+        assert_eq!(thread.see(i32::MAX), Err(Errno::EBADF));
+    }
+
+    #[test]
+    fn close_on_exec_is_seen() {
+        let thread = own();
+        let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&one);
+        assert_eq!(thread.on_exec(number), OnExec::Close);
+        rustix::io::fcntl_setfd(&one, rustix::io::FdFlags::empty()).unwrap();
+        assert_eq!(thread.on_exec(number), OnExec::Keep);
+    }
+
+    #[test]
+    fn a_status_is_read() {
+        let text = "Name:\tx\nTgid:\t12\nPid:\t13\nUid:\t7\t8\t8\t8\nCapEff:\t00000000000000ff\n";
+        let status = Status {
+            process: 12,
+            user: 7,
+            capabilities: 255,
+        };
+        assert_eq!(Status::parse(text), Some(status));
+        assert_eq!(Status::parse("Tgid:\tx"), None);
+    }
+}
