@@ -25,6 +25,10 @@ impl Input<'_> {
         usize::from(self.byte()) % n
     }
 
+    fn flags(&mut self) -> u32 {
+        u32::from(self.byte()) & (RW | FIXED)
+    }
+
     /// A small number of KiB, every other time of pages.
     fn size(&mut self) -> u64 {
         match self.byte() {
@@ -33,9 +37,28 @@ impl Input<'_> {
         }
     }
 
-    /// An object's number, most often one that exists.
-    fn id(&mut self) -> u32 {
-        u32::from(self.byte() % 12)
+    /// An object's number, most often one of `known`.
+    fn id(&mut self, known: &[u32]) -> u32 {
+        let byte = self.byte();
+        match known.len() {
+            0 => u32::from(byte % 12),
+            _ if byte >= 230 => u32::from(byte % 12),
+            count => known[usize::from(byte) % count],
+        }
+    }
+
+    /// A range, most often one that has to do with one of `known`.
+    fn range(&mut self, known: &[(u64, u64)]) -> (u64, u64) {
+        let kind = self.byte();
+        if kind >= 192 || known.is_empty() {
+            return (self.size(), self.size());
+        }
+        let (first, length) = known[self.below(known.len())];
+        match kind % 4 {
+            0 | 1 => (first, length),
+            2 => (first + self.size() % length, self.size()),
+            _ => (first, length + self.size()),
+        }
     }
 }
 
@@ -80,35 +103,35 @@ fn step(
     match operation {
         0 => assert_eq!(world.ioas(file), model.ioas_alloc()),
         1..=3 => {
-            let (ioas, flags) = (input.id(), u32::from(input.byte()) & (RW | FIXED));
+            let (ioas, flags) = (input.id(&model.spaces()), input.flags());
             let (va, length) = (HEAP + input.size(), input.size());
             let iova = input.size();
             let expected = model.map(ioas, flags, va, length, iova);
             assert_eq!(world.map(file, ioas, flags, (va, length), iova), expected);
         }
         4 | 5 => {
-            let (from, to) = (input.id(), input.id());
-            let flags = u32::from(input.byte()) & (RW | FIXED);
-            let (source, length, iova) = (input.size(), input.size(), input.size());
+            let (from, to) = (input.id(&model.spaces()), input.id(&model.spaces()));
+            let (flags, iova) = (input.flags(), input.size());
+            let (source, length) = input.range(&model.spans(from));
             let expected = model.copy(flags, from, source, to, iova, length);
             let result = world.copy(file, flags, (from, source), (to, iova), length);
             assert_eq!(result, expected);
         }
         6 | 7 => {
-            let (ioas, iova) = (input.id(), input.size());
-            let length = match input.byte() {
-                0 => u64::MAX,
-                _ => input.size(),
+            let ioas = input.id(&model.spaces());
+            let (iova, length) = match input.byte() {
+                0 => (0, u64::MAX),
+                _ => input.range(&model.spans(ioas)),
             };
             let expected = model.unmap(ioas, iova, length);
             assert_eq!(world.unmap(file, ioas, iova, length), expected);
         }
         8 => {
-            let id = input.id();
+            let id = input.id(&[]);
             assert_eq!(world.destroy(file, id), model.destroy(id));
         }
         9 => {
-            let (device, pt) = (input.id(), input.id());
+            let (device, pt) = (input.id(&model.devices()), input.id(&model.spaces()));
             assert_eq!(
                 world.hwpt(file, device, pt, 0),
                 model.hwpt_alloc(device, pt)
@@ -129,7 +152,7 @@ fn step(
             }
         }
         11 | 12 => {
-            let (which, pt) = (input.below(open.len()), input.id());
+            let (which, pt) = (input.below(open.len()), input.id(&model.tables()));
             if let Some(device) = open[which] {
                 assert_eq!(world.attach(device, pt), model.attach(which, pt));
             }
@@ -142,7 +165,7 @@ fn step(
             }
         }
         14 => {
-            let ioas = input.id();
+            let ioas = input.id(&model.spaces());
             if input.byte() & 1 == 0 {
                 let on = u64::from(input.byte() & 1);
                 let expected = model.huge_pages(ioas, on == 1);
@@ -189,20 +212,14 @@ fn compare(world: &World, file: Opened, model: &Model) {
         .collect();
     assert_eq!(pinned, model.pinned_frames());
     for (which, index) in model::DEVICES.into_iter().enumerate() {
-        for iova in (0..24 * PAGE).step_by(model::UNIT as usize) {
+        // One that is attached to nothing reaches nothing anywhere.
+        let pages = if model.is_attached(which) { 20 } else { 1 };
+        for iova in (0..pages * PAGE).step_by(model::UNIT as usize) {
             let at = iova + model::UNIT / 2;
-            assert_eq!(
-                world.dma_read(index, at),
-                model.dma(which, at, R),
-                "{which} {at:#x}"
-            );
-            let writes = model.dma(which, at, W);
-            let byte = writes.unwrap_or(0);
-            assert_eq!(
-                world.dma_write(index, at, byte),
-                writes.is_some(),
-                "{which} {at:#x}"
-            );
+            let (reads, writes) = (model.dma(which, at, R), model.dma(which, at, W));
+            assert_eq!(world.dma_read(index, at), reads, "{which} {at:#x}");
+            let written = world.dma_write(index, at, writes.unwrap_or(0));
+            assert_eq!(written, writes.is_some(), "{which} {at:#x}");
         }
     }
 }

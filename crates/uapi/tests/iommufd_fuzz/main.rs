@@ -54,7 +54,7 @@ fn random_input(name: &str, body: Body, length: usize) {
 
 #[test]
 fn sequences_of_calls_come_to_what_the_naive_model_says() {
-    random_input("sequence", body::sequence, 1200);
+    random_input("sequence", body::sequence, 600);
 }
 
 #[test]

@@ -143,6 +143,39 @@ impl Model {
         }))
     }
 
+    fn numbers(&self, of: impl Fn(&Object) -> bool) -> Vec<u32> {
+        let objects = self.objects.iter().filter(|(_, object)| of(object));
+        objects.map(|(id, _)| *id).collect()
+    }
+
+    pub fn spaces(&self) -> Vec<u32> {
+        self.numbers(|object| matches!(object, Object::Ioas(_)))
+    }
+
+    pub fn devices(&self) -> Vec<u32> {
+        self.numbers(|object| matches!(object, Object::Device(_)))
+    }
+
+    /// What a device can be attached to.
+    pub fn tables(&self) -> Vec<u32> {
+        self.numbers(|object| !matches!(object, Object::Device(_)))
+    }
+
+    /// The areas of an IOAS.
+    pub fn spans(&self, ioas: u32) -> Vec<(u64, u64)> {
+        match self.objects.get(&ioas) {
+            Some(Object::Ioas(ioas)) => {
+                let spans = ioas.areas.iter().map(|area| (area.first, area.length));
+                spans.collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    pub fn is_attached(&self, which: usize) -> bool {
+        self.links.contains_key(&GROUPS[which])
+    }
+
     pub fn is_present(&self, page: u64) -> bool {
         self.present.contains(&page)
     }

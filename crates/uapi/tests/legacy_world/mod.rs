@@ -345,12 +345,12 @@ impl World {
     /// The message that a device's write of `data` at `iova` is.
     pub fn message(&self, device: usize, iova: u64, data: u32) -> Option<Message> {
         let device = self.host.device(device).unwrap();
-        let (_, space) = device.attachment.get();
+        let space = device.attachment.get().1?;
         let mut worker = self.gate.join();
         let guard = worker.enter();
         let span = Span::with_length(Iova(iova), 4).unwrap();
         let request = Request::new(device.source, span, iogate_dma::Access::Write);
-        let outcome = space?.translate(&guard, &request);
+        let outcome = space.translate(&guard, &request);
         match outcome.ok()? {
             outcome @ Outcome::Message { .. } => outcome.message(data),
             _ => None,

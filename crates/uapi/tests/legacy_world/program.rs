@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use iogate_dma::{Memory, MemoryError, Rights, Width};
-use iogate_host::{
-    Actor, Caller, Event, FileId, Host, Memlock, Pages, PinError, Pinned, Watch,
-};
+use iogate_host::{Actor, Caller, Event, FileId, Host, Memlock, Pages, PinError, Pinned, Watch};
 use iogate_interrupt::Signal;
 use iogate_space::Segment;
 use iogate_uapi::{BadAddress, Client, Errno, Named};
@@ -150,7 +148,12 @@ impl Program {
         self.watches.lock().unwrap().len()
     }
 
-    fn copy(&self, address: u64, length: usize, mut each: impl FnMut(usize, &mut u8)) -> Result<(), u64> {
+    fn copy(
+        &self,
+        address: u64,
+        length: usize,
+        mut each: impl FnMut(usize, &mut u8),
+    ) -> Result<(), u64> {
         let mut frames = self.frames.lock().unwrap();
         for index in 0..length {
             let at = address.checked_add(index as u64).ok_or(address)?;
