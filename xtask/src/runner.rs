@@ -20,7 +20,7 @@ struct Totals {
     failed: u64,
     not_run: u64,
     reruns: Vec<String>,
-    /// Logs of set-up steps that were shown: one failure there fails many cases.
+    /// Logs that were shown: one failure of a set-up step fails many cases.
     shown: Vec<PathBuf>,
 }
 
@@ -82,16 +82,16 @@ fn run(bench: &Bench, case: &Case, totals: &mut Totals) {
             let (passed, failed) = counted.unwrap_or_default();
             totals.passed += passed;
             totals.failed += failed.max(1);
-            let rerun = format!("cargo xtask test --tier {} {}", case.tier, case.name);
             let log = other.unwrap_or(log);
-            let tail = if totals.shown.contains(&log) {
-                String::new()
-            } else {
-                tail(&log)
-            };
+            if totals.shown.contains(&log) {
+                bench.progress.print(&line(&format!("FAILED: {message}")));
+                return;
+            }
+            let rerun = format!("cargo xtask test --tier {} {}", case.tier, case.name);
             bench.progress.print(&format!(
-                "{}\n  {message}\n{tail}  rerun: {rerun}",
-                line("FAILED")
+                "{}\n  {message}\n{}  rerun: {rerun}",
+                line("FAILED"),
+                tail(&log)
             ));
             totals.shown.push(log);
             totals.reruns.push(rerun);
