@@ -45,25 +45,25 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
+    /// The two words, if they stand together at once.
     #[inline]
-    pub(crate) fn pair(&self) -> Pair {
-        let mut rounds = 0_u32;
-        loop {
-            let before = self.meta.load(Ordering::Acquire);
-            let output = self.output.load(Ordering::Relaxed);
-            fence(Ordering::Acquire);
-            let after = self.meta.load(Ordering::Relaxed);
-            if before == after && before & STATE != BUSY {
-                let meta = before;
-                return Pair { meta, output };
-            }
-            wait(&mut rounds);
-        }
+    pub(crate) fn pair(&self) -> Option<Pair> {
+        let meta = self.meta.load(Ordering::Acquire);
+        let output = self.output.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        let after = self.meta.load(Ordering::Relaxed);
+        (meta == after).then_some(Pair { meta, output })
     }
 
     #[inline]
     pub(crate) fn read(&self) -> Content {
-        self.pair().content()
+        let mut rounds = 0_u32;
+        loop {
+            match self.pair().and_then(Pair::content) {
+                Some(content) => return content,
+                None => wait(&mut rounds),
+            }
+        }
     }
 
     /// For the one writer only.
@@ -100,15 +100,17 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
+    /// `None` while the writer is at it.
     #[inline]
-    pub(crate) fn content(self) -> Content {
-        match self.meta & STATE {
+    fn content(self) -> Option<Content> {
+        Some(match self.meta & STATE {
             CHILD => Content::Child(self.output),
             FILLED => Content::Filled(self.rights(), self.output),
             UNFILLED => Content::Unfilled(self.rights()),
             REVOKED => Content::Revoked(self.rights()),
-            _ => Content::Empty,
-        }
+            EMPTY => Content::Empty,
+            _ => return None,
+        })
     }
 
     /// The node that the slot stands for.

@@ -12,8 +12,8 @@ use crate::table::Table;
 use crate::{AllowError, FillError, Hit, MapError, Miss, ReserveError, Segment};
 
 /// Bytes that the translation tables of one space may take unless its maker
-/// says otherwise: 4 GiB, enough for 65,535 areas as far apart as can be, or
-/// for 200 million pages of 4 KiB side by side.
+/// says otherwise: 4 GiB, enough for 65,535 pages of 4 KiB as far apart as can
+/// be, or for 200 million side by side.
 pub const DEFAULT_TABLE_LIMIT: u64 = 4 << 30;
 
 /// Automatic placement leaves out the first and the last page of the space.

@@ -192,34 +192,37 @@ impl Table {
         }
     }
 
-    /// The hit that all of `span` makes in one slot of 4 KiB or more.
+    /// The hit that all of `span` makes in one slot of 4 KiB or more; `None`
+    /// if it takes a closer look.
     #[inline]
     fn glance(&self, span: Span, access: Access) -> Option<Hit> {
         let (first, last) = (span.first().0, span.last().0);
         let Root { level, mut node } = self.root()?;
-        if last > reach(level) {
+        let mut shift = level
+            .wrapping_sub(FIRST_LARGE)
+            .wrapping_mul(LARGE_BITS)
+            .wrapping_add(PAGE);
+        if last.wrapping_shr(shift) >= 1 << LARGE_BITS {
             return None;
         }
-        let mut shift = shift(level);
         loop {
             let place = first.wrapping_shr(shift) & ((1 << LARGE_BITS) - 1);
             let place = usize::try_from(place).unwrap_or(usize::MAX);
-            let pair = self.large.slot(node, place)?.pair();
-            if let Some(child) = pair.child() {
-                node = child;
-                shift = shift
-                    .checked_sub(LARGE_BITS)
-                    .filter(|shift| *shift >= PAGE)?;
-                continue;
+            let pair = self.large.slot(node, place)?.pair()?;
+            if let Some((rights, start)) = pair.filled() {
+                let mask = 1_u64.wrapping_shl(shift).wrapping_sub(1);
+                let covered = rights.allows(access) && last <= first | mask;
+                return covered.then(|| Hit {
+                    output: start.wrapping_add(first & mask),
+                    length: span.last_offset().saturating_add(1),
+                    rights,
+                });
             }
-            let (rights, start) = pair.filled()?;
-            let mask = 1_u64.wrapping_shl(shift).wrapping_sub(1);
-            let covered = rights.allows(access) && last <= first | mask;
-            return covered.then(|| Hit {
-                output: start.wrapping_add(first & mask),
-                length: span.last_offset().saturating_add(1),
-                rights,
-            });
+            node = pair.child()?;
+            if shift == PAGE {
+                return None;
+            }
+            shift = shift.wrapping_sub(LARGE_BITS);
         }
     }
 
