@@ -12,6 +12,9 @@ use crate::{Host, Retired};
 /// Bytes of configuration space of a function that is not PCI Express.
 const CONVENTIONAL: u64 = 256;
 
+/// The byte after the Command register, whose upper half has Interrupt Disable.
+const COMMAND_END: u64 = 6;
+
 /// Where the capabilities of a function are. They do not move.
 pub(crate) struct Capabilities {
     /// Bytes of configuration space.
@@ -188,13 +191,14 @@ impl Host {
         if capabilities.msix_at.is_some_and(|msix| inside(msix, 12)) {
             return;
         }
-        let was = slot.endpoint().command();
-        let effect = slot.endpoint().write_config(at, from);
-        let is = slot.endpoint().command();
-        if was.intx_disabled() && !is.intx_disabled() {
-            // Enabling INTx again unmasks it. `vfio_basic_config_write`.
+        let end = at.saturating_add(u64::try_from(from.len()).unwrap_or(u64::MAX));
+        let is_command = at < COMMAND_END && end >= COMMAND_END;
+        if is_command && slot.endpoint().command().intx_disabled() {
+            // Enabling INTx unmasks it. Before the write, so that a line that
+            // is asserted is signalled once. `vfio_basic_config_write`.
             self.config.delivery.unmask(slot.device.source);
         }
+        let effect = slot.endpoint().write_config(at, from);
         slot.settle_power(state);
         if effect == ConfigEffect::FunctionReset {
             self.reset_function(slot, state, retired);

@@ -148,17 +148,23 @@ impl Program {
         self.watches.lock().unwrap().len()
     }
 
-    fn copy(
+    /// Walks `length` bytes page by page: `each` gets where a part is in the
+    /// whole, and the part.
+    fn walk(
         &self,
         address: u64,
         length: usize,
-        mut each: impl FnMut(usize, &mut u8),
+        mut each: impl FnMut(usize, &mut [u8]),
     ) -> Result<(), u64> {
         let mut frames = self.frames.lock().unwrap();
-        for index in 0..length {
-            let at = address.checked_add(index as u64).ok_or(address)?;
+        let mut done = 0;
+        while done < length {
+            let at = address.checked_add(done as u64).ok_or(address)?;
             let (page, _) = frames.get_mut(&(at / PAGE)).ok_or(at)?;
-            each(index, &mut page[(at % PAGE) as usize]);
+            let from = (at % PAGE) as usize;
+            let size = (length - done).min(page.len() - from);
+            each(done, &mut page[from..from + size]);
+            done += size;
         }
         Ok(())
     }
@@ -190,12 +196,16 @@ impl Caller for Program {
 
 impl Client for Program {
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), BadAddress> {
-        self.copy(address, into.len(), |index, byte| into[index] = *byte)
-            .map_err(BadAddress)
+        self.walk(address, into.len(), |at, part| {
+            into[at..at + part.len()].copy_from_slice(part)
+        })
+        .map_err(BadAddress)
     }
     fn write(&self, address: u64, from: &[u8]) -> Result<(), BadAddress> {
-        self.copy(address, from.len(), |index, byte| *byte = from[index])
-            .map_err(BadAddress)
+        self.walk(address, from.len(), |at, part| {
+            part.copy_from_slice(&from[at..at + part.len()])
+        })
+        .map_err(BadAddress)
     }
     fn named(&self, fd: i32) -> Result<Named, Errno> {
         match self.fds.lock().unwrap().get(&fd) {
@@ -237,12 +247,16 @@ impl Client for Program {
 /// What devices reach is the program's memory, by its own addresses.
 impl Memory for Program {
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
-        self.copy(address, into.len(), |index, byte| into[index] = *byte)
-            .map_err(|address| MemoryError::Gone { address })
+        self.walk(address, into.len(), |at, part| {
+            into[at..at + part.len()].copy_from_slice(part)
+        })
+        .map_err(|address| MemoryError::Gone { address })
     }
     fn write(&self, address: u64, from: &[u8]) -> Result<(), MemoryError> {
-        self.copy(address, from.len(), |index, byte| *byte = from[index])
-            .map_err(|address| MemoryError::Gone { address })
+        self.walk(address, from.len(), |at, part| {
+            part.copy_from_slice(&from[at..at + part.len()])
+        })
+        .map_err(|address| MemoryError::Gone { address })
     }
     fn load(&self, address: u64, _: Width) -> Result<u64, MemoryError> {
         Err(MemoryError::NotAtomic { address })
