@@ -86,7 +86,8 @@ pub enum FillError {
     /// was changed.
     #[error("a segment is empty or passes the top of the address space")]
     Malformed,
-    /// The tables have reached their limit. The range is left without output.
+    /// The tables have reached their limit. The range is left without output,
+    /// and bytes beside it in the same areas may be too.
     #[error("the translation tables have reached their limit")]
     Full,
 }
