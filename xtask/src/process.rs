@@ -2,7 +2,8 @@
 //! When it is over nothing of it is left, and what was left counts as a failure.
 
 use std::fs::{File, OpenOptions};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
+use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -48,6 +49,7 @@ pub(crate) struct Job<'a> {
     log: &'a Path,
     limit: Duration,
     output: Option<PathBuf>,
+    terminal: bool,
 }
 
 /// How a job ended.
@@ -87,6 +89,7 @@ impl<'a> Job<'a> {
             log,
             limit: Duration::from_secs(300),
             output: None,
+            terminal: false,
         }
     }
 
@@ -111,6 +114,12 @@ impl<'a> Job<'a> {
         self
     }
 
+    /// Gives it a terminal of its own, for the keys that make signals; its input comes from there.
+    pub(crate) fn terminal(mut self) -> Self {
+        self.terminal = true;
+        self
+    }
+
     /// Starts it.
     pub(crate) fn start(mut self) -> Result<Started<'a>, Stop> {
         let name = self.command.get_program().to_string_lossy().into_owned();
@@ -124,11 +133,24 @@ impl<'a> Job<'a> {
             Some(path) => File::create(path).about(path.display())?,
             None => log.try_clone().about(self.log.display())?,
         };
-        self.command
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(log);
+        self.command.stdout(output).stderr(log);
+        let terminal = if self.terminal {
+            let (keys, terminal) = open_terminal().about("a terminal")?;
+            self.command.stdin(terminal);
+            // SAFETY: two system calls with integers only, allowed between fork and exec.
+            unsafe {
+                self.command.pre_exec(|| {
+                    if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
+                        return Err(std::io::Error::last_os_error());
+                    }
+                    Ok(())
+                });
+            }
+            Some(keys)
+        } else {
+            self.command.process_group(0).stdin(Stdio::null());
+            None
+        };
         // SAFETY: prctl with integers only, allowed between fork and exec.
         unsafe {
             self.command.pre_exec(|| {
@@ -146,6 +168,7 @@ impl<'a> Job<'a> {
             offset,
             limit: self.limit,
             output: self.output,
+            terminal,
         })
     }
 
@@ -164,12 +187,21 @@ pub(crate) struct Started<'a> {
     offset: u64,
     limit: Duration,
     output: Option<PathBuf>,
+    terminal: Option<File>,
 }
 
 impl Started<'_> {
     /// The process id, which is also that of its group.
     pub(crate) fn id(&self) -> libc::pid_t {
         self.child.id().cast_signed()
+    }
+
+    /// Presses Ctrl-C on its terminal.
+    pub(crate) fn press_interrupt(&mut self) -> Result<(), Stop> {
+        match &mut self.terminal {
+            Some(keys) => keys.write_all(b"\x03").about("a terminal"),
+            None => Err(Stop::failed("the job has no terminal")),
+        }
     }
 
     /// What it has written so far.
@@ -250,8 +282,27 @@ impl Drop for Started<'_> {
     }
 }
 
+/// A new terminal: the end where keys are pressed, and the end that a program has.
+fn open_terminal() -> std::io::Result<(File, OwnedFd)> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: each descriptor is owned as soon as it is known to be open; TIOCGPTPEER takes flags.
+    unsafe {
+        let keys = libc::posix_openpt(flags);
+        if keys < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        let owned = File::from_raw_fd(keys);
+        check(libc::unlockpt(keys))?;
+        let terminal = libc::ioctl(keys, libc::TIOCGPTPEER, flags);
+        if terminal < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok((owned, OwnedFd::from_raw_fd(terminal)))
+    }
+}
+
 /// Sends a signal to a whole process group.
-pub(crate) fn signal_group(group: libc::pid_t, signal: libc::c_int) {
+fn signal_group(group: libc::pid_t, signal: libc::c_int) {
     // SAFETY: no pointer is passed.
     unsafe { libc::kill(-group, signal) };
 }

@@ -104,6 +104,13 @@ static void killed_while_transferring(void)
 
 static volatile bool stop;
 
+// Long enough for some calls to find memory as it is now.
+static void linger(void)
+{
+	for (volatile int i = 0; i < 300; i++)
+		;
+}
+
 static void *change_request(void *argument)
 {
 	volatile struct vfio_iommu_type1_dma_map *request = argument;
@@ -113,13 +120,12 @@ static void *change_request(void *argument)
 		request->size = 1ul << 62;
 		request->iova = ~0ul;
 		request->flags = ~0u;
+		linger();
 		request->argsz = sizeof(*request);
 		request->flags = RW;
 		request->iova = IOVA;
 		request->size = PAGE;
-		// Some calls find it whole.
-		for (volatile int i = 0; i < 500; i++)
-			;
+		linger();
 	}
 	return NULL;
 }

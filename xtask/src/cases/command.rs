@@ -211,21 +211,30 @@ fn nothing_of_ours_on_stdout(session: &Session<'_>) -> Result<(), Stop> {
     )
 }
 
-/// A terminal sends SIGINT to every process of the foreground group.
+/// A terminal sends SIGINT to iogate and the program alike; `kill` sends it to iogate alone.
 fn interrupt_arrives_once(session: &Session<'_>) -> Result<(), Stop> {
-    let mut started = session
-        .job(session.command("", "CLIENT count-interrupts"))
-        .start()?;
-    ensure(started.wait_for("ready"), "the program did not get ready")?;
-    process::signal_group(started.id(), libc::SIGINT);
-    let ended = started.finish()?;
-    ensure(
-        ended.status.code() == Some(1),
-        &format!(
-            "the program's status is its count of SIGINT: {}",
-            ended.how()
-        ),
-    )
+    for pressed in [true, false] {
+        let mut started = session
+            .job(session.command("", "CLIENT count-interrupts"))
+            .terminal()
+            .start()?;
+        ensure(started.wait_for("ready"), "the program did not get ready")?;
+        if pressed {
+            started.press_interrupt()?;
+        } else {
+            process::signal(started.id(), libc::SIGINT);
+        }
+        let ended = started.finish()?;
+        let how = if pressed { "Ctrl-C" } else { "kill" };
+        ensure(
+            ended.status.code() == Some(1),
+            &format!(
+                "{how}: the program counts SIGINT in its status: {}",
+                ended.how()
+            ),
+        )?;
+    }
+    Ok(())
 }
 
 fn waits_for_stragglers(session: &Session<'_>) -> Result<(), Stop> {
