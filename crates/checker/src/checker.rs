@@ -160,12 +160,27 @@ impl Observer for Checker {
     }
 
     fn revoked(&self, space: SpaceId, span: Span, by: Option<Actor>) {
+        tracing::event!(
+            name: "dma_revoke",
+            target: "iogate",
+            tracing::Level::INFO,
+            space = space.0,
+            first = %span.first(),
+            last = %span.last(),
+        );
         self.lock()
             .history
             .revoked(space, span, deed(Via::ClientUnmap, by));
     }
 
     fn attached(&self, source: Source, space: Option<SpaceId>) {
+        tracing::event!(
+            name: "dma_attach",
+            target: "iogate",
+            tracing::Level::INFO,
+            device = %source,
+            space = space.map(|space| space.0),
+        );
         let mut state = self.lock();
         match space {
             Some(space) => state.attached.insert(source, space),

@@ -188,12 +188,27 @@ impl Interrupts for Delivery {
                 }
                 bound.is_some()
             });
+        tracing::event!(
+            name: "irq_fire",
+            target: "iogate",
+            tracing::Level::INFO,
+            device = %source,
+            vector = message.data,
+            delivered,
+        );
         if !delivered {
             self.spurious.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     fn line(&self, source: Source, line: Line) {
+        tracing::event!(
+            name: "irq_line",
+            target: "iogate",
+            tracing::Level::INFO,
+            device = %source,
+            asserted = line == Line::Asserted,
+        );
         let known = self.look(source, |route| {
             route.line().set(line);
             true

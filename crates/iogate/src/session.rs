@@ -37,13 +37,15 @@ const PLACEHOLDER: (u32, u32) = (1, 3);
 
 /// A machine in operation.
 pub(crate) struct Session {
-    pub(crate) host: Arc<Host>,
+    host: Arc<Host>,
     pub(crate) checker: Arc<Checker>,
-    pub(crate) memory: Arc<ClientMemory>,
-    /// Every device function by its index in [`Machine::functions`], also
-    /// those that no VFIO driver holds.
-    pub(crate) functions: Vec<(usize, Arc<dyn Function>)>,
+    memory: Arc<ClientMemory>,
+    functions: Functions,
 }
+
+/// Every device function with its index in [`Machine::functions`], also those
+/// that no VFIO driver holds.
+type Functions = Vec<(usize, Arc<dyn Function>)>;
 
 /// The models, as machine files know them.
 fn models() -> Vec<machine::Model> {
@@ -111,9 +113,7 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
 
 /// Builds the model of each device function, with its BARs placed as firmware
 /// would.
-pub(crate) fn build_devices(
-    machine: &Machine,
-) -> Result<(Arc<Delivery>, Vec<(usize, Arc<dyn Function>)>), Refusal> {
+pub(crate) fn build_devices(machine: &Machine) -> Result<(Arc<Delivery>, Functions), Refusal> {
     let delivery = Arc::new(Delivery::new(message_window(machine)));
     let mut functions = Vec::new();
     for (index, entry, device) in machine.devices() {
@@ -128,6 +128,9 @@ pub(crate) fn build_devices(
         };
         let function = iogate_devices::build(&device.model, &properties, slot)
             .map_err(|error| Refusal(format!("{}: {}: {error}", device.place, device.model)))?;
+        if entry.placed.multifunction {
+            function.endpoint().set_multifunction();
+        }
         functions.push((index, function));
     }
     place::bars(functions.iter().map(|(_, function)| function.endpoint()))

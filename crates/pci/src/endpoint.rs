@@ -184,6 +184,14 @@ impl Endpoint {
         }
     }
 
+    /// Says in the Header Type that the device has other functions: for
+    /// whoever puts several together.
+    pub fn set_multifunction(&self) {
+        const MULTIFUNCTION: u8 = 1 << 7;
+        let mut state = self.lock();
+        state.config.define(register::HEADER_TYPE, &[MULTIFUNCTION], &[]);
+    }
+
     /// The life that the function is in.
     pub fn life(&self) -> Life {
         Life(self.life.load(Ordering::SeqCst))

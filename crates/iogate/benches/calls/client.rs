@@ -57,7 +57,7 @@ fn calls() {
     let config = device.region(CONFIG_REGION).expect("config space");
     let mut word = [0; 4];
     let read = nanoseconds(CALLS, || {
-        device.read(&config, 0, &mut word).expect("a read")
+        device.read(&config, 0, &mut word).expect("a read");
     });
     println!("register read\t{read}");
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use tracing::Event;
 use tracing::field::{Field, Visit};
+use tracing::span::Attributes;
 
 /// How lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,14 +15,21 @@ pub(super) enum Form {
     Json,
 }
 
-/// The field that names the client's thread; without it, our own is told.
+/// The field that names a client's thread.
 const THREAD: &str = "thread";
 
-/// The line, with its newline.
-pub(super) fn render(form: Form, at: Duration, event: &Event<'_>) -> String {
+/// The thread that a span is for.
+pub(super) fn thread_of(span: &Attributes<'_>) -> Option<u64> {
+    let mut fields = Fields::default();
+    span.record(&mut fields);
+    fields.thread
+}
+
+/// The line, with its newline. Without a `caller`, our own thread is told.
+pub(super) fn render(form: Form, at: Duration, caller: Option<u64>, event: &Event<'_>) -> String {
     let mut fields = Fields::default();
     event.record(&mut fields);
-    let thread = fields.thread.unwrap_or_else(|| {
+    let thread = caller.unwrap_or_else(|| {
         u64::from(
             rustix::thread::gettid()
                 .as_raw_nonzero()

@@ -6,6 +6,7 @@
 mod glob;
 mod line;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -43,6 +44,14 @@ pub(crate) fn start(patterns: &[String], file: Option<&Path>) -> io::Result<()> 
     tracing::subscriber::set_global_default(lines).map_err(io::Error::other)
 }
 
+/// No thread has this number.
+const NOBODY: u64 = u64::MAX;
+
+thread_local! {
+    /// The client's thread whose call is being answered.
+    static CALLER: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
 /// Writes matching events.
 struct Lines {
     started: Instant,
@@ -70,17 +79,26 @@ impl Subscriber for Lines {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let line = line::render(self.form, self.started.elapsed(), event);
+        let line = line::render(self.form, self.started.elapsed(), CALLER.get(), event);
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         // One write a line, so that a killed session loses none.
         let _ = output.write_all(line.as_bytes());
     }
 
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
+    /// The one kind of span is a client's call; it is known by the thread
+    /// that makes it.
+    fn new_span(&self, call: &Attributes<'_>) -> Id {
+        Id::from_u64(line::thread_of(call).unwrap_or(NOBODY))
     }
+
+    fn enter(&self, call: &Id) {
+        CALLER.set(Some(call.into_u64()).filter(|thread| *thread != NOBODY));
+    }
+
+    fn exit(&self, _: &Id) {
+        CALLER.set(None);
+    }
+
     fn record(&self, _: &Id, _: &Record<'_>) {}
     fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
 }
