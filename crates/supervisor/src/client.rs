@@ -114,8 +114,8 @@ impl<'a> Calling<'a> {
         if let Some(file) = self.core.file(seen.inode) {
             return Ok(Some(file));
         }
-        match self.core.nodes.get(&seen.mount) {
-            Some(node) => self.replace(fd, *node).map(Some),
+        match self.core.nodes.node(seen, &self.thread()) {
+            Some(node) => self.replace(fd, node).map(Some),
             None => Ok(None),
         }
     }
@@ -130,7 +130,7 @@ impl<'a> Calling<'a> {
             Some(file) => file,
             None => {
                 self.core.sweep();
-                self.core.host.open(node, self)?
+                self.core.open(node, self)?
             }
         };
         let made = self.core.make_end(file).inspect_err(|_| {

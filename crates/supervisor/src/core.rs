@@ -1,18 +1,18 @@
 //! What all threads of the supervisor share: the host, the files that the
 //! client holds, the workers; and what is done after a call.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iogate_dma::Grace;
-use iogate_host::{FileId, FileKind, Host, Node, Pinned, Retired, Watch};
+use iogate_host::{Caller, Error, FileId, FileKind, Host, Node, Pinned, Retired, Watch};
 use iogate_memory::ClientMemory;
 use iogate_uapi::{After, Errno};
 
 use crate::alarm::Alarm;
 use crate::held::Held;
+use crate::nodes::Nodes;
 use crate::object::{self, Made, Proof};
 use crate::pages::Ledger;
 use crate::thread::Inode;
@@ -31,8 +31,7 @@ pub(crate) struct Core {
     pub(crate) watcher: Arc<Watcher>,
     pub(crate) workers: Workers,
     pub(crate) alarm: Alarm,
-    /// The mount ids of the nodes.
-    pub(crate) nodes: HashMap<u64, Node>,
+    pub(crate) nodes: Nodes,
     pub(crate) ledger: Ledger,
     held: Mutex<Held>,
     /// Held while files are closed, so that a call sees a close either not
@@ -100,7 +99,7 @@ impl Core {
         memory: Arc<ClientMemory>,
         workers: Workers,
         alarm: Alarm,
-        nodes: HashMap<u64, Node>,
+        nodes: Nodes,
     ) -> io::Result<Self> {
         Ok(Self {
             host,
@@ -116,6 +115,30 @@ impl Core {
             held: Mutex::default(),
             closing: Mutex::default(),
         })
+    }
+
+    /// Opens a node for the client.
+    pub(crate) fn open(&self, node: Node, caller: &dyn Caller) -> Result<FileId, Error> {
+        let opened = self.host.open(node, caller);
+        tracing::event!(
+            name: "file_open",
+            target: "iogate",
+            tracing::Level::INFO,
+            node = ?node,
+            file = opened.as_ref().ok().map(|file| file.0),
+            refusal = opened.as_ref().err().map(|error| error.reason),
+        );
+        opened
+    }
+
+    fn close_file(&self, file: FileId) -> Retired {
+        tracing::event!(
+            name: "file_close",
+            target: "iogate",
+            tracing::Level::INFO,
+            file = file.0,
+        );
+        self.host.close(file)
     }
 
     /// The file that the client reaches by `inode`.
@@ -167,7 +190,7 @@ impl Core {
 
     /// Closes a file that the client never held.
     pub(crate) fn discard(self: &Arc<Self>, file: FileId) {
-        let rest = self.host.close(file).into();
+        let rest = self.close_file(file).into();
         self.settle(rest, || {});
     }
 
@@ -216,7 +239,7 @@ impl Core {
 
     fn close(&self, end: u64) -> Option<Rest> {
         let file = lock(&self.held).remove(end)?;
-        Some(self.host.close(file).into())
+        Some(self.close_file(file).into())
     }
 
     /// Does what is left after a change: waits for the grace, lets go of what

@@ -14,7 +14,7 @@
 //! | who calls | `thread`, `client_process`, `client`, `open`, `unmapping` |
 //! | what it holds | `object`, `held`, `core`, `watch`, `eventfd` |
 //! | its memory | `pages`, `shared` |
-//! | what it sees | `namespace` |
+//! | what it sees | `namespace`, `nodes` |
 //! | processes | `run`, `guardian`, `control`, `process`, `signals`, `alarm`, `worker` |
 //!
 //! # Limits
@@ -23,9 +23,7 @@
 //! `read` and `write` after `lseek`, `io_uring` (both are warned about once),
 //! opens of a node by a symbolic link of another name or with O_CREAT (the
 //! node is then opened, and EBUSY comes, at the first call on it). A call that
-//! a signal interrupts before it is taken gives EINTR, as no VFIO call does. A
-//! program that makes a mount namespace of its own does not find the nodes by
-//! new mounts of them. Programs run with PR_SET_NO_NEW_PRIVS.
+//! a signal interrupts before it is taken gives EINTR, as no VFIO call does. Programs run with PR_SET_NO_NEW_PRIVS.
 #![deny(unsafe_op_in_unsafe_fn)]
 #![warn(
     clippy::arithmetic_side_effects,
@@ -60,12 +58,14 @@ mod guardian;
 mod held;
 mod listener;
 mod namespace;
+mod nodes;
 mod object;
 mod open;
 mod pages;
 mod process;
 mod receive;
 mod run;
+mod say;
 mod session;
 mod shared;
 mod signals;

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use iogate_sysfs::{Clash, HostPci, Tree};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change,
     move_mount, open_tree,
@@ -116,11 +116,11 @@ impl View<'_> {
         // Now: what is mounted over it would be copied too.
         let whole = clone(CWD, "/dev").map_err(failed("clone", "/dev"))?;
         let (below, cover) = cover("/dev")?;
-        for name in names(&below).map_err(failed("list", "/dev"))? {
-            if name == "ptmx" {
-                ptmx(&whole, &below, &cover).map_err(failed("show", "/dev/ptmx"))?;
+        for (name, kind) in entries(&below).map_err(failed("list", "/dev"))? {
+            if name == "ptmx" && kind == FileType::CharacterDevice {
+                ptmx(&whole, &cover).map_err(failed("show", "/dev/ptmx"))?;
             } else if !OURS.contains(&name.as_str()) {
-                bind(&below, &name, &cover).map_err(failed("bind", &name))?;
+                bind(&below, (&name, kind), &cover).map_err(failed("bind", &name))?;
             }
         }
         let make = |path: &str| std::fs::create_dir_all(path).map_err(Failed::at(path));
@@ -142,26 +142,21 @@ impl View<'_> {
 /// Shows `/dev/ptmx`. It makes a terminal of the devpts that lies next to it in
 /// the same mount (fs/devpts/inode.c, path_pts), so that a mount of its own
 /// would not do.
-fn ptmx(whole: &OwnedFd, below: &OwnedFd, cover: &OwnedFd) -> rustix::io::Result<()> {
-    let stat = rustix::fs::statat(below, "ptmx", AtFlags::SYMLINK_NOFOLLOW)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice {
-        return bind(below, "ptmx", cover);
-    }
+fn ptmx(whole: &OwnedFd, cover: &OwnedFd) -> rustix::io::Result<()> {
     for directory in ["iogate", "iogate/dev"] {
         match rustix::fs::mkdirat(cover, directory, Mode::from_raw_mode(0o755)) {
             Err(rustix::io::Errno::EXIST) => {}
             made => made?,
         }
     }
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    move_mount(whole, "", cover, "iogate/dev", flags)?;
+    place(whole, cover, "iogate/dev")?;
     rustix::fs::symlinkat("iogate/dev/ptmx", cover, "ptmx")
 }
 
 /// Attempts what [`View::build`] does.
 pub(crate) fn try_mounts() -> Result<(), Failed> {
     let (below, cover) = cover("/dev")?;
-    bind(&below, "null", &cover).map_err(failed("bind", "/dev/null"))
+    bind(&below, ("null", FileType::CharacterDevice), &cover).map_err(failed("bind", "/dev/null"))
 }
 
 /// Mounts an empty directory over `path`. Returns what is below and what is
@@ -179,40 +174,44 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::CLOEXEC);
 
-fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<String>> {
-    let mut names = Vec::new();
+/// The entries of a directory: names, and what they are.
+fn entries(directory: &OwnedFd) -> rustix::io::Result<Vec<(String, FileType)>> {
+    let mut entries = Vec::new();
     for entry in rustix::fs::Dir::read_from(directory)? {
+        let entry = entry?;
         // Names that are no UTF-8 are none of /dev or /sys.
-        if let Ok(name) = entry?.file_name().to_str()
+        if let Ok(name) = entry.file_name().to_str()
             && name != "."
             && name != ".."
         {
-            names.push(name.to_owned());
+            entries.push((name.to_owned(), entry.file_type()));
         }
     }
-    Ok(names)
+    Ok(entries)
 }
 
-/// Shows entry `name` of `below` in `cover` too. One that has gone, or that
-/// this user may not even look at, is left out.
-fn bind(below: &OwnedFd, name: &str, cover: &OwnedFd) -> rustix::io::Result<()> {
-    let Ok(stat) = rustix::fs::statat(below, name, AtFlags::SYMLINK_NOFOLLOW) else {
-        return Ok(());
-    };
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Symlink => {
-            let target = rustix::fs::readlinkat(below, name, Vec::new())?;
-            return rustix::fs::symlinkat(target, cover, name);
-        }
-        FileType::Directory => rustix::fs::mkdirat(cover, name, Mode::from_raw_mode(0o755))?,
-        _ => drop(rustix::fs::openat(
-            cover,
-            name,
-            OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC,
-            Mode::from_raw_mode(0o644),
-        )?),
+/// Shows entry `name` of `below` in `cover` too. One that has gone meanwhile is
+/// left out.
+fn bind(
+    below: &OwnedFd,
+    (name, kind): (&str, FileType),
+    cover: &OwnedFd,
+) -> rustix::io::Result<()> {
+    if kind == FileType::Symlink {
+        let target = rustix::fs::readlinkat(below, name, Vec::new())?;
+        return rustix::fs::symlinkat(target, cover, name);
     }
-    attach(below, name, cover, name)
+    let tree = match clone(below, name) {
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        tree => tree?,
+    };
+    if kind == FileType::Directory {
+        rustix::fs::mkdirat(cover, name, Mode::from_raw_mode(0o755))?;
+    } else {
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+        rustix::fs::openat(cover, name, flags, Mode::from_raw_mode(0o644))?;
+    }
+    place(tree, cover, name)
 }
 
 /// What stands at `name` of `from` as a mount that is nowhere yet.
@@ -228,8 +227,13 @@ fn clone(from: impl AsFd, name: &str) -> rustix::io::Result<OwnedFd> {
 
 /// Mounts what stands at `name` of `from` at `target` of `to` too.
 fn attach(from: impl AsFd, name: &str, to: impl AsFd, target: &str) -> rustix::io::Result<()> {
+    place(clone(from, name)?, to, target)
+}
+
+/// Mounts what [`clone`] has made.
+fn place(tree: impl AsFd, to: impl AsFd, target: &str) -> rustix::io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    move_mount(clone(from, name)?, "", to, target, flags)
+    move_mount(tree, "", to, target, flags)
 }
 
 /// The tree laid over what the machine has.
@@ -277,10 +281,10 @@ impl Merge<'_> {
         let Some(below) = below else {
             return Ok(());
         };
-        for name in names(below).map_err(failed("list", path))? {
+        for (name, kind) in entries(below).map_err(failed("list", path))? {
             if !taken.contains(name.as_str()) {
                 let step = failed("bind", &format!("{path}/{name}"));
-                bind(below, &name, cover).map_err(step)?;
+                bind(below, (&name, kind), cover).map_err(step)?;
             }
         }
         Ok(())

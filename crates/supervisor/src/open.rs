@@ -6,7 +6,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::listener::Call;
-use crate::thread::{Thread, see};
+use crate::thread::{Seen, Thread, see};
 
 /// An open that the kernel may be asked to do, in our own words.
 pub(crate) struct Open {
@@ -46,9 +46,8 @@ impl Open {
         }
     }
 
-    /// The mount id of what `path` leads to, if its last name can be that of a
-    /// node.
-    pub(crate) fn mount(&self, thread: &Thread, path: &[u8]) -> Option<u64> {
+    /// What `path` leads to, if its last name can be that of a node.
+    pub(crate) fn leads_to(&self, thread: &Thread, path: &[u8]) -> Option<Seen> {
         let last = path.rsplit(|byte| *byte == b'/').next()?;
         if !can_be_node(last) {
             return None;
@@ -71,7 +70,7 @@ impl Open {
                 answer => Some(answer),
             }
         });
-        Some(see(found?.ok()?, "").ok()?.mount)
+        see(found?.ok()?, "").ok()
     }
 }
 
@@ -116,7 +115,7 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("iogate-open-{id}"));
         std::fs::create_dir(&directory).unwrap();
         std::fs::write(directory.join("42"), "").unwrap();
-        let expected = see(rustix::fs::CWD, directory.join("42")).unwrap().mount;
+        let expected = see(rustix::fs::CWD, directory.join("42")).unwrap();
         let handle = std::fs::File::open(&directory).unwrap();
         let open = |directory| Open {
             directory,
@@ -126,13 +125,13 @@ mod tests {
         let number = std::os::fd::AsRawFd::as_raw_fd(&handle);
         let absolute = directory.join("42");
         let absolute = absolute.to_str().unwrap().as_bytes();
-        assert_eq!(open(number).mount(&thread, b"42"), Some(expected));
-        assert_eq!(open(number).mount(&thread, b"./42"), Some(expected));
+        assert_eq!(open(number).leads_to(&thread, b"42"), Some(expected));
+        assert_eq!(open(number).leads_to(&thread, b"./42"), Some(expected));
         assert_eq!(
-            open(libc::AT_FDCWD).mount(&thread, absolute),
+            open(libc::AT_FDCWD).leads_to(&thread, absolute),
             Some(expected)
         );
-        assert_eq!(open(number).mount(&thread, b"43"), None);
+        assert_eq!(open(number).leads_to(&thread, b"43"), None);
         std::fs::remove_dir_all(&directory).unwrap();
     }
 }

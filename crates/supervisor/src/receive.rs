@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use iogate_host::{Caller, FileId};
+use iogate_host::{Caller, FileId, FileKind};
 use iogate_uapi::{self as uapi, Answer, Client, Errno};
 
 use crate::client::Calling;
@@ -15,6 +15,7 @@ use crate::core::{Core, Rest, errno};
 use crate::filter::{KVM_SET_DEVICE_ATTR, REGION_BIT};
 use crate::listener::{Call, Listener, OnExec, Reply};
 use crate::open::{Open, is_opened_at_once};
+use crate::say::say;
 use crate::thread::Threads;
 use crate::unmapping::taken_away;
 
@@ -27,6 +28,12 @@ const LOOKS_AT_OPEN_FILES: [u32; 16] = [
     0x3b66, 0x3b67, 0x3b68, 0x3b69, 0x3b6a, 0x3b6f, 0x3b70, 0x3b71, 0x3b76, 0x3b77, 0x3b78, 0x3b80,
     0x3b82, 0x3b87, 0x3b88, 0x3b89,
 ];
+
+/// Whether a call is VFIO_IOMMU_MAP_DMA, which has its number in common with
+/// VFIO_DEVICE_PCI_HOT_RESET and looks at no other file.
+fn is_map(kind: Option<FileKind>, command: u32) -> bool {
+    command == 0x3b71 && kind == Some(FileKind::Container)
+}
 
 /// What becomes of a call.
 enum Outcome {
@@ -76,6 +83,8 @@ impl Receiver {
     }
 
     fn take(&self, call: &Call) -> Outcome {
+        // Traces name the thread that called.
+        let _span = tracing::info_span!(target: "iogate", "call", thread = call.thread).entered();
         let argument = |index| call.argument(index);
         let done = match call.number() {
             libc::SYS_ioctl => self.ioctl(call),
@@ -116,7 +125,7 @@ impl Receiver {
         let mut warned = self.warned.borrow_mut();
         if !warned.contains(&text) {
             warned.push(text);
-            eprintln!("iogate: {text}");
+            say(text);
         }
     }
 
@@ -126,13 +135,13 @@ impl Receiver {
         if command == KVM_SET_DEVICE_ATTR {
             return self.kvm(call, &client, fd, argument);
         }
-        if LOOKS_AT_OPEN_FILES.contains(&command) {
-            self.core.sweep();
-        }
         let Some(file) = client.file(fd)? else {
             return Ok(CONTINUE);
         };
         let host = &self.core.host;
+        if LOOKS_AT_OPEN_FILES.contains(&command) && !is_map(host.kind(file), command) {
+            self.core.sweep();
+        }
         let mut answer = uapi::ioctl(host, file, command, argument, &client);
         if matches!(answer, Err(Errno::EBUSY)) && self.core.sweep() {
             answer = uapi::ioctl(host, file, command, argument, &client);
@@ -221,15 +230,15 @@ impl Receiver {
         };
         let node = Open::of(call, |address| client.word(address)).and_then(|open| {
             let path = client.path(open.path)?;
-            let mount = open.mount(&client.thread(), &path)?;
-            let node = self.core.nodes.get(&mount)?;
-            Some((*node, open.flags))
+            let seen = open.leads_to(&client.thread(), &path)?;
+            let node = self.core.nodes.node(seen, &client.thread())?;
+            Some((node, open.flags))
         });
         let Some((node, flags)) = node.filter(|(node, _)| is_opened_at_once(*node)) else {
             return Ok(CONTINUE);
         };
         self.core.sweep();
-        let file = self.core.host.open(node, &client)?;
+        let file = self.core.open(node, &client)?;
         let on_exec = OnExec::from_flags(flags);
         Ok(install(&self.core, &self.listener, call.id, file, on_exec))
     }

@@ -15,8 +15,10 @@ use crate::filter::Filter;
 use crate::guardian::{self, Failed, Orders, Program};
 use crate::listener::Listener;
 use crate::namespace::{self, View};
+use crate::nodes::Nodes;
 use crate::process::{self, Straggler};
 use crate::receive::Receiver;
+use crate::say::say;
 use crate::session::{Ended, Session, StartError, Status};
 use crate::signals::{Inherited, Signals};
 use crate::worker::Workers;
@@ -271,8 +273,7 @@ fn serve(session: Session, started: &Started, alarm: &Alarm) -> Result<Arc<Core>
     let config = session.host.config();
     let workers = Workers::start(&config.devices, &config.gate, &session.faults, alarm)
         .map_err(StartError::step("start a worker thread"))?;
-    let kinds = session.nodes.iter().map(|(_, node)| *node);
-    let nodes = started.nodes.iter().copied().zip(kinds).collect();
+    let nodes = Nodes::new(session.nodes, &started.nodes);
     let core = Core::new(session.host, session.memory, workers, alarm.clone(), nodes);
     let core = Arc::new(core.map_err(StartError::step("make an epoll file"))?);
     let watching = Arc::clone(&core);
@@ -298,7 +299,7 @@ fn start_thread(
         .spawn(move || {
             alarm.guard(|| {
                 if let Err(error) = body() {
-                    eprintln!("iogate: the supervisor cannot go on: {error}");
+                    say(&format!("the supervisor cannot go on: {error}"));
                     alarm.raise();
                 }
             });
@@ -392,13 +393,13 @@ fn name(stragglers: &[Straggler]) {
         .iter()
         .map(|straggler| format!("{} ({})", straggler.process, straggler.name))
         .collect();
-    eprintln!(
-        "iogate: the program has ended; waiting for {} that it left: {}",
+    say(&format!(
+        "the program has ended; waiting for {} that it left: {}",
         if names.len() == 1 {
             "a process"
         } else {
             "processes"
         },
         names.join(", ")
-    );
+    ));
 }

@@ -45,6 +45,10 @@ pub const CLIENTS: &[(&str, fn())] = &[
     ("vector reads and writes reach registers", vectors),
     ("unmapping by other calls is noticed", other_unmapping),
     ("a symbolic link to a node leads to it", symlink),
+    (
+        "a mount namespace of the program's own has the nodes",
+        own_mounts,
+    ),
 ];
 
 fn container() {
@@ -487,4 +491,18 @@ fn symlink() {
     let mut status = [8, 0];
     assert_eq!(ioctl_words(group, GROUP_STATUS, &mut status), 0);
     std::fs::remove_file(&link).unwrap();
+}
+
+fn own_mounts() {
+    let user = rustix::process::getuid();
+    let flags = if user.is_root() {
+        0
+    } else {
+        libc::CLONE_NEWUSER
+    };
+    // SAFETY: plain flags; this process has one thread.
+    let unshared = unsafe { libc::unshare(flags | libc::CLONE_NEWNS) };
+    assert_eq!(unshared, 0, "errno {}", errno());
+    container();
+    group_open();
 }
