@@ -88,7 +88,12 @@ pub(crate) fn cause(cause: &Cause, outside: &dyn Outside) -> String {
         }
     };
     match &cause.known {
-        Known::Live(mapping) => mapped(&mut text, mapping, "mapped"),
+        Known::Live(mapping) => {
+            mapped(&mut text, mapping, "mapped");
+            if cause.fault.reason == FaultReason::Revoked && mapping.revoked.is_none() {
+                text.push_str("\n  memory    gone: its process ended, or its file became shorter");
+            }
+        }
         Known::Gone(gone) => {
             mapped(&mut text, &gone.mapping, "mapped");
             let _ = write!(

@@ -175,6 +175,22 @@ fn memory_taken_away_is_explained() {
 }
 
 #[test]
+fn memory_that_went_with_its_process_is_explained() {
+    let (checker, paper) = checker();
+    checker.mapped(
+        SPACE,
+        span(0x1000, 0x1000),
+        Rights::READ_WRITE,
+        Via::MapDma,
+        by(),
+    );
+    checker.fault(&fault(0x1000, Access::Read, FaultReason::Revoked));
+    checker.finish();
+    let line = "  memory    gone: its process ended, or its file became shorter\n";
+    assert!(paper.text().contains(line), "{}", paper.text());
+}
+
+#[test]
 fn a_report_is_renamed_into_place() {
     let (checker, _) = checker();
     let folder = std::env::temp_dir().join(format!("iogate-report-{}", std::process::id()));
