@@ -115,8 +115,6 @@ enum { TO_EDU = 0, FROM_EDU = 2, THEN_IRQ = 4 };
 void check_liveness(const struct session *session);
 // Starts a transfer between the buffer's byte `at` and memory, and waits until edu says it is over.
 void edu_dma(const struct session *session, u64 iova, u32 at, u32 count, u32 command);
-void edu_start(const struct session *session, u64 iova, u32 at, u32 count, u32 command);
-void edu_wait(const struct session *session);
 void fill(void *memory, size_t size, u32 seed);
 // Whether memory holds what fill() would write.
 bool holds(const void *memory, size_t size, u32 seed);

@@ -85,9 +85,8 @@ static void killed_while_transferring(void)
 			WORKS(map(s.container, IOVA, memory, 2 * PAGE, RW));
 			CHECK(write(pair[1], "", 1) == 1, "write");
 			for (;;) {
-				edu_start(&s, IOVA, 0, PAGE, TO_EDU);
-				edu_wait(&s);
-				edu_start(&s, IOVA + PAGE, 0, PAGE, FROM_EDU);
+				edu_dma(&s, IOVA, 0, PAGE, TO_EDU);
+				edu_dma(&s, IOVA + PAGE, 0, PAGE, FROM_EDU);
 			}
 		}
 		close(pair[1]);

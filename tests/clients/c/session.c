@@ -263,29 +263,18 @@ void check_liveness(const struct session *session)
 	CHECK(read32(session, EDU_LIVENESS) == ~0x12345678u, "edu's liveness register does not invert");
 }
 
-void edu_start(const struct session *session, u64 iova, u32 at, u32 count, u32 command)
+void edu_dma(const struct session *session, u64 iova, u32 at, u32 count, u32 command)
 {
+	struct timespec rest = { .tv_nsec = 1000000 };
 	bool from = command & FROM_EDU;
 
 	write64(session, EDU_DMA_SOURCE, from ? EDU_BUFFER + at : iova);
 	write64(session, EDU_DMA_DESTINATION, from ? iova : EDU_BUFFER + at);
 	write64(session, EDU_DMA_COUNT, count);
 	write64(session, EDU_DMA_COMMAND, command | 1);
-}
-
-void edu_wait(const struct session *session)
-{
-	struct timespec rest = { .tv_nsec = 1000000 };
-
 	for (int i = 0; read32(session, EDU_DMA_COMMAND) & 1; i++) {
 		CHECK(i < 5000, "edu's transfer does not end");
 		if (i > 10)
 			nanosleep(&rest, NULL);
 	}
-}
-
-void edu_dma(const struct session *session, u64 iova, u32 at, u32 count, u32 command)
-{
-	edu_start(session, iova, at, count, command);
-	edu_wait(session);
 }
