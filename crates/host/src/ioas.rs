@@ -139,27 +139,29 @@ impl Ioas {
         windows.retain(|(of, _)| *of != owner);
     }
 
-    /// Makes `span` an area of `mapping`'s pages. On an error nothing has
-    /// changed.
+    /// Makes `span` an area of `mapping`'s pages. That the range is free is
+    /// found out before the pages are pinned. On an error nothing has changed.
     pub fn map(
         &self,
         private: &mut PrivateMemory,
         span: Span,
         rights: Rights,
-        mut mapping: Mapping,
+        mapping: Mapping,
         reach: Reach,
         (via, by): (Via, Option<Actor>),
     ) -> Result<(), MapFailure> {
-        let length = span.last_offset().saturating_add(1);
-        if reach == Reach::Now {
-            mapping.pinned = Some(mapping.pages.pin(mapping.offset, length, rights)?);
-        }
+        let (pages, offset) = (Arc::clone(&mapping.pages), mapping.offset);
         self.space
             .map(span, rights, mapping)
             .map_err(|(error, _)| MapFailure::Space(error))?;
-        if reach == Reach::Now && self.publish(private, span).is_none() {
-            self.space.unmap(span.first());
-            return Err(PinError::NoMemory.into());
+        if reach == Reach::Now {
+            let length = span.last_offset().saturating_add(1);
+            let pinned = pages.pin(offset, length, rights);
+            let reached = pinned.and_then(|pinned| self.publish(private, span, pinned));
+            if let Err(error) = reached {
+                self.space.unmap(span.first());
+                return Err(error.into());
+            }
         }
         self.observer.mapped(self.id, span, rights, via, by);
         Ok(())
@@ -168,23 +170,19 @@ impl Ioas {
     /// Pins the area that starts at `first` and lets devices reach it, if they
     /// do not yet.
     pub fn fill(&self, private: &mut PrivateMemory, first: Iova) -> Result<(), PinError> {
-        let filled = self.space.with_area(first, |area| {
-            let mapping = &mut area.payload;
-            if mapping.pinned.is_none() {
-                let length = area.span.last_offset().saturating_add(1);
-                mapping.pinned = Some(mapping.pages.pin(mapping.offset, length, area.rights)?);
+        let pinned = self.space.with_area(first, |area| {
+            let mapping = &area.payload;
+            let length = area.span.last_offset().saturating_add(1);
+            let pin = || mapping.pages.pin(mapping.offset, length, area.rights);
+            match mapping.pinned {
+                Some(_) => Ok(None),
+                None => pin().map(|pinned| Some((area.span, pinned))),
             }
-            Ok(area.span)
         });
-        let Some(span) = filled.transpose()? else {
-            return Ok(());
-        };
-        if self.publish(private, span).is_none() {
-            // The pins never were visible, so they can go at once.
-            drop(self.clear(private, first));
-            return Err(PinError::NoMemory);
+        match pinned.transpose()?.flatten() {
+            Some((span, pinned)) => self.publish(private, span, pinned),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Takes the pages of the area that starts at `first` out of the devices'
@@ -241,22 +239,23 @@ impl Ioas {
         self.observer.revoked(self.id, span, by);
     }
 
-    /// Gives the area of `span` the output of its pins.
-    fn publish(&self, private: &mut PrivateMemory, span: Span) -> Option<()> {
-        // The segments are borrowed from the area, whose lock `fill` takes.
-        let pinned = self
-            .space
-            .with_area(span.first(), |area| area.payload.pinned.take())??;
-        let filled = self.space.fill(span.first(), pinned.segments());
+    /// Gives the area of `span` the output of `pinned`, which becomes its own.
+    fn publish(
+        &self,
+        private: &mut PrivateMemory,
+        span: Span,
+        pinned: Box<dyn Pinned>,
+    ) -> Result<(), PinError> {
+        self.space
+            .fill(span.first(), pinned.segments())
+            .map_err(|_| PinError::NoMemory)?;
         self.space.with_area(span.first(), |area| {
             area.payload.pinned = Some(pinned);
-            if filled.is_ok() {
-                for piece in pieces(self.id, area) {
-                    private.insert(piece);
-                }
+            for piece in pieces(self.id, area) {
+                private.insert(piece);
             }
         });
-        filled.ok()
+        Ok(())
     }
 
     /// Drops what the index knows of the area's private memory.

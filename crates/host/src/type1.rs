@@ -137,14 +137,11 @@ impl Host {
             return Err(Error::invalid("not aligned to the smallest page"));
         }
         let iommu = state.type1(file)?;
-        let space = Arc::clone(&iommu.space);
-        let found = space.space().next_area(span.first());
-        let found = found.filter(|(area, _)| area.overlaps(&span));
         if update {
-            let (area, _) = found.ok_or(Error::new(ErrorKind::NotFound, "nothing is mapped"))?;
-            return iommu.update(area, span);
+            return iommu.update(span);
         }
-        if found.is_some() {
+        let space = Arc::clone(&iommu.space);
+        if space.space().area_in(span).is_some() {
             return Err(Error::new(ErrorKind::Exists, "overlaps another mapping"));
         }
         if iommu.available == 0 {
@@ -158,8 +155,8 @@ impl Host {
         }
         let mut mapping = Mapping::new(pages(), 0);
         let payer = Payer::Process(caller.address_space());
-        mapping.accounted = state.account(self.config.memlock, caller, payer, size)?;
-        let accounted = mapping.accounted;
+        let accounted = state.account(self.config.memlock, caller, payer, size)?;
+        mapping.accounted = accounted;
         let how = (Via::MapDma, Some(caller.actor()));
         let mapped = space.map(&mut state.private, span, rights, mapping, Reach::Now, how);
         if let Err(failure) = mapped {
@@ -254,34 +251,25 @@ impl Host {
             return invalid("the range cuts a mapping");
         }
         let space = Arc::clone(&iommu.space);
-        let mut from = Some(range.first());
-        while let Some((span, _)) = from.and_then(|from| space.space().next_area(from)) {
-            if span.first() > range.last() {
-                break;
-            }
+        let mut left = Some(range);
+        while let Some((span, _)) = left.and_then(|left| space.space().area_in(left)) {
             report(span)?;
-            from = span.last().checked_add(1);
+            left = after(span, range);
         }
         Ok(())
     }
 }
 
 impl Type1 {
-    /// Gives an invalid mapping new addresses. What it pins stays: the client
+    /// Gives an invalid mapping new addresses: ENOENT without a mapping, EINVAL
+    /// unless it is exactly `span` and invalid. What it pins stays: the client
     /// promises that the same memory is behind them.
-    fn update(&mut self, area: Span, span: Span) -> Result<(), Error> {
-        let space = Arc::clone(&self.space);
-        let updated = space.space().with_area(area.first(), |area| {
-            let is_due = area.span == span && !area.payload.is_address_valid;
-            area.payload.is_address_valid |= is_due;
-            is_due
-        });
-        match updated {
-            Some(true) => {
-                self.invalid = self.invalid.saturating_sub(1);
-                Ok(())
-            }
-            _ => Err(Error::invalid(
+    fn update(&mut self, span: Span) -> Result<(), Error> {
+        let found = self.space.space().area_in(span);
+        let (area, _) = found.ok_or(Error::new(ErrorKind::NotFound, "nothing is mapped"))?;
+        match area == span && self.set_valid(span.first(), true) {
+            true => Ok(()),
+            false => Err(Error::invalid(
                 "not exactly a mapping with invalid addresses",
             )),
         }
@@ -336,17 +324,16 @@ fn unmap<E: From<Error>>(
     let version = iommu.version;
     let space = Arc::clone(&iommu.space);
     let mut bytes = 0_u64;
-    let mut from = Some(range.first());
-    while let Some((span, _)) = from.and_then(|from| space.space().next_area(from)) {
+    let mut left = Some(range);
+    while let Some((span, _)) = left.and_then(|left| space.space().area_in(left)) {
         // In version 1 a mapping that begins before the range ends the call.
-        let begins_before = span.first() < range.first();
-        if span.first() > range.last() || begins_before && version == Version::One {
+        if span.first() < range.first() && version == Version::One {
             break;
         }
-        from = span.last().checked_add(1);
+        left = after(span, range);
         if mode == UnmapMode::Invalidate {
             if !state.type1(file)?.set_valid(span.first(), false) {
-                restore(state.type1(file)?, range.first(), span.first());
+                restore(state.type1(file)?, range, span.first());
                 return Err(Error::invalid("addresses are invalid already").into());
             }
         } else {
@@ -368,16 +355,22 @@ fn unmap<E: From<Error>>(
     Ok(bytes)
 }
 
-/// Makes the addresses valid again that a failing call has invalidated.
-fn restore(iommu: &mut Type1, first: Iova, end: Iova) {
-    let mut from = Some(first);
-    while let Some((span, _)) = from.and_then(|from| iommu.space.space().next_area(from)) {
+/// Makes the addresses valid again that a failing call has invalidated: those
+/// of the mappings in `range` that begin before `end`.
+fn restore(iommu: &mut Type1, range: Span, end: Iova) {
+    let mut left = Some(range);
+    while let Some((span, _)) = left.and_then(|left| iommu.space.space().area_in(left)) {
         if span.first() >= end {
             break;
         }
         iommu.set_valid(span.first(), true);
-        from = span.last().checked_add(1);
+        left = after(span, range);
     }
+}
+
+/// What of `range` lies behind `span`.
+fn after(span: Span, range: Span) -> Option<Span> {
+    Span::new(span.last().checked_add(1)?, range.last())
 }
 
 /// The range of an unmap call: EINVAL off the smallest page, for no bytes, and

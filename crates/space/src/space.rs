@@ -186,8 +186,14 @@ impl<T> AddressSpace<T> {
 
     /// The lowest area with a byte at or above `from`.
     pub fn next_area(&self, from: Iova) -> Option<(Span, Rights)> {
+        self.area_in(Span::new(from, Iova(u64::MAX))?)
+    }
+
+    /// The lowest area that shares a byte with `span`: quick where `span` is
+    /// short, however empty the rest of the space is.
+    pub fn area_in(&self, span: Span) -> Option<(Span, Rights)> {
         let writer = self.writer();
-        let id = first_in(&self.table, &writer.books, Span::new(from, Iova(u64::MAX))?)?;
+        let id = first_in(&self.table, &writer.books, span)?;
         writer.areas.get(id).map(|area| (area.span, area.rights))
     }
 

@@ -6,7 +6,7 @@
 //! | IOMMU_DESTROY | IOAS and page tables; a bound device is busy |
 //! | IOMMU_IOAS_ALLOC, IOAS_IOVA_RANGES, IOAS_ALLOW_IOVAS | whole |
 //! | IOMMU_IOAS_MAP, IOAS_UNMAP, IOAS_COPY | whole |
-//! | IOMMU_IOAS_MAP_FILE | what [`Client::file_pages`] can name: shared memory files |
+//! | IOMMU_IOAS_MAP_FILE | memory files that can be shared |
 //! | IOMMU_OPTION | RLIMIT_MODE, HUGE_PAGES |
 //! | IOMMU_GET_HW_INFO | as of a unit without data of its own, dirty tracking, PASID and ATS |
 //! | IOMMU_HWPT_ALLOC | paging tables without flags; nesting, dirty tracking, fault and PASID: EOPNOTSUPP |
@@ -19,8 +19,6 @@
 //! Every unit is taken to be coherent with the processor's caches and to keep
 //! interrupts of different devices apart, so no bind fails for want of that
 //! (Linux `iommufd_device_bind`: EINVAL, EPERM).
-//!
-//! [`Client::file_pages`]: https://docs.kernel.org/userspace-api/iommufd.html
 
 mod device;
 mod hwpt;

@@ -197,13 +197,13 @@ impl Caller for Program {
 impl Client for Program {
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), BadAddress> {
         self.walk(address, into.len(), |at, part| {
-            into[at..at + part.len()].copy_from_slice(part)
+            into[at..at + part.len()].copy_from_slice(part);
         })
         .map_err(BadAddress)
     }
     fn write(&self, address: u64, from: &[u8]) -> Result<(), BadAddress> {
         self.walk(address, from.len(), |at, part| {
-            part.copy_from_slice(&from[at..at + part.len()])
+            part.copy_from_slice(&from[at..at + part.len()]);
         })
         .map_err(BadAddress)
     }
@@ -248,13 +248,13 @@ impl Client for Program {
 impl Memory for Program {
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
         self.walk(address, into.len(), |at, part| {
-            into[at..at + part.len()].copy_from_slice(part)
+            into[at..at + part.len()].copy_from_slice(part);
         })
         .map_err(|address| MemoryError::Gone { address })
     }
     fn write(&self, address: u64, from: &[u8]) -> Result<(), MemoryError> {
         self.walk(address, from.len(), |at, part| {
-            part.copy_from_slice(&from[at..at + part.len()])
+            part.copy_from_slice(&from[at..at + part.len()]);
         })
         .map_err(|address| MemoryError::Gone { address })
     }
