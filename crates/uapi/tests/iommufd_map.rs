@@ -2,6 +2,9 @@
 
 mod iommufd_world;
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use iogate_dma::Iova;
 use iogate_uapi::{Client, Errno};
 use iommufd_world::*;
 
@@ -561,4 +564,88 @@ fn private_memory_that_the_program_unmaps_is_dead_in_every_copy() {
     world.attach(device, ioas).unwrap();
     assert_eq!(world.dma_read(ALONE, 0x2000), Some(0));
     assert_eq!(world.dma_read(ALONE, 0x8000), Some(0));
+}
+
+/// The kernel's copy would share the pages that stay pinned; here they are
+/// gone with the program's unmap.
+#[test]
+fn a_copy_of_memory_that_is_dead_is_of_what_is_there_now() {
+    let world = World::new();
+    let (file, ioas, _) = attached(&world);
+    let private = HEAP + PAGE;
+    world
+        .map(file, ioas, FIXED | RW, (private, PAGE), 0x1000)
+        .unwrap();
+    world.take(private);
+    let copy = |iova| world.copy(file, FIXED | RW, (ioas, 0x1000), (ioas, iova), PAGE);
+    assert_eq!(copy(0x2000), Err(Errno::EFAULT));
+    world.give(private, 4711, true, false);
+    world.program.write(private, &[0x33]).unwrap();
+    assert_eq!(copy(0x2000), Ok(0x2000));
+    assert_eq!(world.dma_read(ALONE, 0x2000), Some(0x33));
+    assert_eq!(world.dma_read(ALONE, 0x1000), None);
+}
+
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Documentation/userspace-api/iommufd.rst: after an unmap, a detach or a
+/// destroy no DMA reaches the memory.
+#[test]
+fn no_worker_reaches_memory_after_the_call_that_unpins_it() {
+    let world = World::new();
+    let file = world.iommufd();
+    let (one, two) = (world.ioas(file), world.ioas(file));
+    let (device, id) = world.bound(ALONE, file);
+    let stop = AtomicBool::new(false);
+    let reads = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut port = world.worker(ALONE);
+            let mut byte = [0];
+            while !stop.load(Ordering::Relaxed) {
+                for page in 1..5 {
+                    let hit = port.read(Iova(page * PAGE), &mut byte).is_ok();
+                    reads.fetch_add(u32::from(hit), Ordering::Relaxed);
+                }
+            }
+        });
+        // Also if something below fails: the worker must end.
+        let _end = SetOnDrop(&stop);
+        let mut round = 0_u64;
+        while round < 300 || (reads.load(Ordering::Relaxed) < 1000 && round < 30_000) {
+            let (ioas, other) = if round.is_multiple_of(2) {
+                (one, two)
+            } else {
+                (two, one)
+            };
+            let at = (1 + round % 4) * PAGE;
+            let memory = (HEAP + (round % 8) * PAGE, PAGE);
+            world.map(file, ioas, FIXED | RW, memory, at).unwrap();
+            world.attach(device, ioas).unwrap();
+            let copied = world.copy(file, FIXED | R, (ioas, at), (other, at), PAGE);
+            match round % 5 {
+                0 => world.detach(device).unwrap(),
+                1 => drop(world.attach(device, other).unwrap()),
+                2 => drop(world.unmap(file, ioas, 0, u64::MAX)),
+                3 => {
+                    let hwpt = world.hwpt(file, id, ioas, 0).unwrap();
+                    world.attach(device, hwpt).unwrap();
+                    world.detach(device).unwrap();
+                    world.destroy(file, hwpt).unwrap();
+                }
+                _ => {}
+            }
+            copied.unwrap();
+            world.unmap(file, one, 0, u64::MAX).unwrap();
+            world.unmap(file, two, 0, u64::MAX).unwrap();
+            assert_eq!(world.pinned_frames(), 0);
+            round += 1;
+        }
+    });
 }

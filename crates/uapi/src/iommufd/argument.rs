@@ -3,7 +3,6 @@
 //! other. Linux `drivers/iommu/iommufd/main.c`, `iommufd_fops_ioctl`, and
 //! `lib/usercopy.c`, `copy_struct_from_user`.
 
-use iogate_host::Error;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{Answer, Client, Errno};
@@ -101,14 +100,4 @@ pub(super) fn answer<T: Argument>(
     };
     tell(&body, &result);
     result
-}
-
-/// An answer that has taken effect and is an error all the same: what it
-/// leaves to be done must not be lost with it.
-pub(super) fn failed_after(error: Error, after: crate::After) -> Answer {
-    Answer {
-        value: i64::from(Errno::from(error).0).wrapping_neg(),
-        after,
-        ..Answer::default()
-    }
 }

@@ -78,11 +78,7 @@ pub(crate) fn bind(
         let Err(errno) = call.respond_at(12, &id) else {
             return Ok(Answer::value(0));
         };
-        Ok(Answer {
-            value: i64::from(errno.0).wrapping_neg(),
-            after: host.cdev_unbind(file).into(),
-            ..Answer::default()
-        })
+        Ok(Answer::failed(errno, host.cdev_unbind(file).into()))
     };
     answer(client, argument, run, |body, result| {
         tracing::event!(
@@ -144,17 +140,12 @@ fn attach(
     };
     body.pt_id = hwpt;
     let at = argument.checked_add(8).ok_or(Errno::EFAULT)?;
-    let mut value = 0;
     if client.write(at, &hwpt.to_ne_bytes()).is_err() {
         // The program cannot know of it.
-        value = i64::from(Errno::EFAULT.0).wrapping_neg();
         retired.merge(host.cdev_detach(file)?);
+        return Ok(Answer::failed(Errno::EFAULT, retired.into()));
     }
-    Ok(Answer {
-        value,
-        after: retired.into(),
-        ..Answer::default()
-    })
+    Ok(retired.into())
 }
 
 /// VFIO_DEVICE_DETACH_IOMMUFD_PT. Linux `vfio_df_ioctl_detach_pt`.
@@ -197,10 +188,7 @@ fn detach(
         host.cdev_check_bound(file)?;
         return Ok(Answer::value(0));
     }
-    Ok(Answer {
-        after: host.cdev_detach(file)?.into(),
-        ..Answer::default()
-    })
+    Ok(host.cdev_detach(file)?.into())
 }
 
 /// Fills the bytes from `from` to `to` of `body` from the same bytes of the

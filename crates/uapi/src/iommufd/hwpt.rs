@@ -102,11 +102,7 @@ pub(super) fn alloc(
         };
         // The program cannot know of it: as if it had never been.
         let retired = host.iommufd_destroy(file, call.body.out_hwpt_id);
-        Ok(Answer {
-            value: i64::from(errno.0).wrapping_neg(),
-            after: retired.unwrap_or_default().into(),
-            ..Answer::default()
-        })
+        Ok(Answer::failed(errno, retired.unwrap_or_default().into()))
     };
     answer(client, argument, run, |body, result| {
         tracing::event!(

@@ -8,7 +8,7 @@ use iogate_host::{FileId, Host, Via};
 use tracing::Level;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::argument::{Argument, Call, answer, failed_after};
+use super::argument::{Argument, Call, answer};
 use super::refuse;
 use crate::trace::Told;
 use crate::{Answer, Client, Errno};
@@ -271,18 +271,17 @@ pub(super) fn unmap(
             Span::with_length(Iova(body.iova), body.length).ok_or(Errno::EOVERFLOW)?
         };
         let unmapped = host.ioas_unmap(file, body.ioas_id, span, client)?;
+        let after = unmapped.retired.into();
         if let Err(error) = unmapped.outcome {
-            return Ok(failed_after(error, unmapped.retired.into()));
+            return Ok(Answer::failed(error.into(), after));
         }
         call.body.length = unmapped.bytes;
-        let value = match call.respond() {
-            Ok(()) => 0,
-            Err(errno) => i64::from(errno.0).wrapping_neg(),
-        };
-        Ok(Answer {
-            value,
-            after: unmapped.retired.into(),
-            ..Answer::default()
+        Ok(match call.respond() {
+            Ok(()) => Answer {
+                after,
+                ..Answer::default()
+            },
+            Err(errno) => Answer::failed(errno, after),
         })
     };
     answer(client, argument, run, |body, result| {

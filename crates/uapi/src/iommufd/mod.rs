@@ -76,7 +76,7 @@ fn refuse(failure: Failure) -> Result<Answer, Errno> {
     if retired.grace.is_none() && retired.pages.is_empty() {
         return Err(error.into());
     }
-    Ok(argument::failed_after(error, (*retired).into()))
+    Ok(Answer::failed(error.into(), (*retired).into()))
 }
 
 /// Asserts that a structure of ours has the size, the alignment and the

@@ -51,13 +51,7 @@ pub(super) fn destroy(
     argument: u64,
     client: &dyn Client,
 ) -> Result<Answer, Errno> {
-    let run = |call: &mut Call<'_, Destroy>| {
-        let retired = host.iommufd_destroy(file, call.body.id)?;
-        Ok(Answer {
-            after: retired.into(),
-            ..Answer::default()
-        })
-    };
+    let run = |call: &mut Call<'_, Destroy>| Ok(host.iommufd_destroy(file, call.body.id)?.into());
     answer(client, argument, run, |body, result| {
         tracing::event!(
             name: "ioctl_destroy",

@@ -187,7 +187,7 @@ fn step(
             if model.is_present(page) {
                 world.take(at);
                 model.take(page);
-            } else if page % 2 == 0 {
+            } else if page.is_multiple_of(2) {
                 // A shared page comes back as what it was; a private one
                 // never does.
                 world.give(at, 2000 + page, true, true);

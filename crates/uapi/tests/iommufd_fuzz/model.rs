@@ -91,7 +91,10 @@ pub struct Model {
     present: BTreeSet<u64>,
 }
 
+/// Pages, where in them, and how many bytes.
 type Parts = Vec<(Rc<Memory>, u64, u64)>;
+/// What may be mapped, and the alignment.
+type Ranges = (Vec<(u64, u64)>, u64);
 
 impl Model {
     pub fn new() -> Self {
@@ -186,7 +189,7 @@ impl Model {
 
     pub fn take(&mut self, page: u64) {
         self.present.remove(&page);
-        if page % 2 == 0 {
+        if page.is_multiple_of(2) {
             return;
         }
         for area in self.areas_mut() {
@@ -306,11 +309,11 @@ impl Model {
         let present = self.present.clone();
         let ioas = self.ioas(id)?;
         let length: u64 = parts.iter().map(|part| part.2).sum();
-        if length == 0 || length % ioas.alignment != 0 {
+        if length == 0 || !length.is_multiple_of(ioas.alignment) {
             return Err(Errno::EINVAL);
         }
         let first = if flags & FIXED != 0 {
-            if iova % ioas.alignment != 0 || ioas.is_reserved(iova, length) {
+            if !iova.is_multiple_of(ioas.alignment) || ioas.is_reserved(iova, length) {
                 return Err(Errno::EINVAL);
             }
             if ioas.is_mapped(iova, length) {
@@ -324,7 +327,8 @@ impl Model {
             if flags & W != 0 && memory.rights & W == 0 {
                 return Err(Errno::EPERM);
             }
-            if (memory.start + offset) % PAGE % ioas.alignment != 0 {
+            let within = (memory.start + offset) % PAGE;
+            if !within.is_multiple_of(ioas.alignment) {
                 return Err(Errno::EINVAL);
             }
         }
@@ -641,7 +645,7 @@ impl Model {
         Ok(())
     }
 
-    pub fn all_ranges(&self) -> Vec<(u32, (Vec<(u64, u64)>, u64))> {
+    pub fn all_ranges(&self) -> Vec<(u32, Ranges)> {
         let ioas = |(id, object): (&u32, &Object)| match object {
             Object::Ioas(ioas) => Some((*id, (ioas.ranges(), ioas.alignment))),
             _ => None,
@@ -692,7 +696,7 @@ impl Ioas {
         let misfits = |area: &Area| {
             [area.first, area.length, area.memory.start + area.offset]
                 .iter()
-                .any(|number| number % alignment != 0)
+                .any(|number| !number.is_multiple_of(alignment))
         };
         match self.areas.iter().any(misfits) {
             true => Err(Errno::EADDRINUSE),

@@ -9,6 +9,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use iogate_dma::{
@@ -99,6 +100,42 @@ impl Memory for Ram {
     }
     fn compare_exchange(&self, at: u64, _: Width, _: u64, _: u64) -> Result<u64, MemoryError> {
         Err(MemoryError::NotAtomic { address: at })
+    }
+}
+
+/// Memory as devices reach it: what is not pinned must not be.
+struct Checked {
+    ram: Arc<Ram>,
+    process: Arc<Process>,
+    violations: Arc<AtomicUsize>,
+}
+
+impl Checked {
+    /// Runs `access` while nothing can be unpinned.
+    fn pinned<R>(&self, address: u64, access: impl FnOnce() -> R) -> R {
+        let pins = self.process.pins.lock().unwrap();
+        if !pins.contains_key(&(address / PAGE)) {
+            self.violations.fetch_add(1, Ordering::Relaxed);
+        }
+        access()
+    }
+}
+
+impl Memory for Checked {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+        self.pinned(address, || self.ram.read(address, into))
+    }
+    fn write(&self, address: u64, from: &[u8]) -> Result<(), MemoryError> {
+        self.pinned(address, || self.ram.write(address, from))
+    }
+    fn load(&self, address: u64, width: Width) -> Result<u64, MemoryError> {
+        self.ram.load(address, width)
+    }
+    fn store(&self, address: u64, width: Width, value: u64) -> Result<(), MemoryError> {
+        self.ram.store(address, width, value)
+    }
+    fn compare_exchange(&self, at: u64, width: Width, a: u64, b: u64) -> Result<u64, MemoryError> {
+        self.ram.compare_exchange(at, width, a, b)
     }
 }
 
@@ -373,6 +410,7 @@ pub struct World {
     pub host: Arc<Host>,
     pub program: Program,
     pub diary: Arc<Diary>,
+    violations: Arc<AtomicUsize>,
     gate: Arc<Gate>,
     ports: Mutex<BTreeMap<usize, Port>>,
     next_fd: Mutex<i32>,
@@ -447,6 +485,8 @@ impl World {
         let ram = Arc::new(Ram::default());
         let gate = Arc::new(Gate::new());
         let diary = Arc::new(Diary::default());
+        let process = Arc::new(Process::default());
+        let violations = Arc::new(AtomicUsize::new(0));
         let groups = (1..=8).map(|number| GroupConfig {
             number,
             viable: number != 5,
@@ -456,13 +496,17 @@ impl World {
             devices: devices.collect(),
             dma_entry_limit: 65535,
             memlock,
-            memory: Arc::clone(&ram) as Arc<dyn Memory>,
+            memory: Arc::new(Checked {
+                ram: Arc::clone(&ram),
+                process: Arc::clone(&process),
+                violations: Arc::clone(&violations),
+            }),
             gate: Arc::clone(&gate),
             delivery: Arc::new(Delivery::new(Window::X86)),
             observer: Arc::clone(&diary) as Arc<dyn Observer>,
         });
         let program = Program {
-            process: Arc::default(),
+            process,
             ram,
             memlock: Mutex::new(Memlock::Limit(8 << 20)),
             privileged: Mutex::new(false),
@@ -471,6 +515,7 @@ impl World {
             host,
             program,
             diary,
+            violations,
             gate,
             ports: Mutex::default(),
             next_fd: Mutex::new(3),
@@ -730,17 +775,29 @@ impl World {
         port.write(Iova(iova), &[byte]).is_ok()
     }
 
-    fn port<'p>(&self, ports: &'p mut BTreeMap<usize, Port>, index: usize) -> &'p mut Port {
+    /// A port of the device for a thread of its own.
+    pub fn worker(&self, index: usize) -> Port {
         let device = self.host.device(index).unwrap();
-        ports.entry(index).or_insert_with(|| {
-            let attachment = Arc::clone(&device.attachment);
-            Port::new(
-                device.source,
-                attachment,
-                self.gate.join(),
-                Arc::new(Nobody),
-            )
-        })
+        let attachment = Arc::clone(&device.attachment);
+        Port::new(
+            device.source,
+            attachment,
+            self.gate.join(),
+            Arc::new(Nobody),
+        )
+    }
+
+    fn port<'p>(&self, ports: &'p mut BTreeMap<usize, Port>, index: usize) -> &'p mut Port {
+        ports.entry(index).or_insert_with(|| self.worker(index))
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let violations = self.violations.load(Ordering::Relaxed);
+            assert_eq!(violations, 0, "devices reached memory that was not pinned");
+        }
     }
 }
 
