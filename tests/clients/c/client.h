@@ -135,6 +135,7 @@ void nvme(void);
 void lifecycle(void);
 void iommufd(void);
 void hostile(void);
+void kvm(void);
 // What lifecycle() executes.
 void executed(int device, int container);
 

@@ -45,6 +45,23 @@ pub(super) fn cases() -> Vec<Case> {
                 },
             ));
         }
+        if person == Person::Root {
+            // Who may open /dev/kvm is the machine's to say: root may.
+            cases.push(Case::new(
+                Tier::Clients,
+                format!("c/kvm/dynamic/{person}"),
+                move |bench, log| {
+                    if !Path::new("/dev/kvm").exists() {
+                        return Err(Stop::not_run(
+                            "this machine has no /dev/kvm",
+                            "run where KVM is: a machine with virtualisation enabled",
+                        ));
+                    }
+                    let client = bench.c_client(Linkage::Dynamic)?;
+                    client_run(bench, log, person, &client, "kvm")
+                },
+            ));
+        }
         cases.push(Case::new(
             Tier::Clients,
             format!("probe/{person}"),

@@ -8,7 +8,22 @@ use crate::setup::Bench;
 use crate::verdict::Stop;
 
 pub(super) fn cases() -> Vec<Case> {
-    vec![Case::new(Tier::Unit, "cargo-test".to_owned(), cargo_test)]
+    vec![
+        Case::new(Tier::Unit, "cargo-test".to_owned(), cargo_test),
+        Case::new(Tier::Unit, "loom".to_owned(), loom),
+    ]
+}
+
+/// Every interleaving of the gate's users, by the loom model checker.
+fn loom(bench: &Bench, log: &Path) -> Result<(), Stop> {
+    let mut command = bench.cargo();
+    command
+        .args(["test", "--package", "iogate-dma", "--test", "gate_loom"])
+        .arg("--target-dir")
+        .arg(bench.site.xtask.join("loom"))
+        .env("RUSTFLAGS", "--cfg loom");
+    let ended = Job::new(command, log).limit(600).run()?;
+    ended.success("cargo test under loom").map(drop)
 }
 
 fn cargo_test(bench: &Bench, log: &Path) -> Result<(), Stop> {
