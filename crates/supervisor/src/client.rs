@@ -110,7 +110,11 @@ impl<'a> Calling<'a> {
     /// The file that descriptor `fd` names, `None` if it is none of ours. A
     /// node that was opened unseen becomes a file now.
     pub(crate) fn file(&self, fd: i32) -> Result<Option<FileId>, Errno> {
-        let seen = self.see(fd)?;
+        let seen = match self.see(fd) {
+            // Whom we may not look at holds no file of ours.
+            Err(Errno::EACCES | Errno::EPERM) => return Ok(None),
+            seen => seen?,
+        };
         if let Some(file) = self.core.file(seen.inode) {
             return Ok(Some(file));
         }

@@ -90,8 +90,10 @@ impl Receiver {
             libc::SYS_ioctl => self.ioctl(call),
             libc::SYS_pread64 | libc::SYS_pwrite64 => {
                 let pieces = [(argument(1), argument(2))];
-                self.calling(call)
-                    .and_then(|client| self.access(call, &client, &pieces))
+                match self.calling(call) {
+                    Some(client) => self.access(call, &client, &pieces),
+                    None => Ok(CONTINUE),
+                }
             }
             libc::SYS_preadv | libc::SYS_pwritev | libc::SYS_preadv2 | libc::SYS_pwritev2 => {
                 self.vector(call)
@@ -116,8 +118,17 @@ impl Receiver {
         done.unwrap_or_else(Outcome::from)
     }
 
-    fn calling<'a>(&'a self, call: &'a Call) -> Result<Calling<'a>, Errno> {
-        Calling::new(&self.core, &self.listener, &self.threads, call)
+    /// The thread that makes `call`; `None` if it is gone, or may not be
+    /// looked at: then it can hold no file of ours but by chance.
+    fn calling<'a>(&'a self, call: &'a Call) -> Option<Calling<'a>> {
+        let client = Calling::new(&self.core, &self.listener, &self.threads, call);
+        if let Err(Errno::EACCES | Errno::EPERM) = client {
+            self.warn(
+                "a process of the program may not be looked at (it is not dumpable, or runs as \
+                 another user): its VFIO calls are not answered",
+            );
+        }
+        client.ok()
     }
 
     /// Says something once.
@@ -131,7 +142,9 @@ impl Receiver {
 
     fn ioctl(&self, call: &Call) -> Result<Outcome, Errno> {
         let (fd, command, argument) = (call.int(0), call.uint(1), call.argument(2));
-        let client = self.calling(call)?;
+        let Some(client) = self.calling(call) else {
+            return Ok(CONTINUE);
+        };
         if command == KVM_SET_DEVICE_ATTR {
             return self.kvm(call, &client, fd, argument);
         }
@@ -172,7 +185,9 @@ impl Receiver {
     }
 
     fn vector(&self, call: &Call) -> Result<Outcome, Errno> {
-        let client = self.calling(call)?;
+        let Some(client) = self.calling(call) else {
+            return Ok(CONTINUE);
+        };
         let (at, count) = (call.argument(1), call.argument(2));
         if client.file(call.int(0))?.is_none() {
             return Ok(CONTINUE);
@@ -213,19 +228,20 @@ impl Receiver {
 
     fn mmap(&self, call: &Call) -> Result<Outcome, Errno> {
         let offset = call.argument(5);
-        if offset >> 52 == REGION_BIT >> 52 {
-            let client = self.calling(call)?;
-            if let Some(file) = client.file(call.int(4))? {
-                let (length, protection) = (call.argument(1), call.uint(2));
-                let host = &self.core.host;
-                uapi::mmap(host, file, offset, length, protection, call.uint(3))?;
-            }
+        if offset >> 52 == REGION_BIT >> 52
+            && call.int(3) & libc::MAP_ANONYMOUS == 0
+            && let Some(client) = self.calling(call)
+            && let Some(file) = client.file(call.int(4))?
+        {
+            let (length, protection) = (call.argument(1), call.uint(2));
+            let host = &self.core.host;
+            uapi::mmap(host, file, offset, length, protection, call.uint(3))?;
         }
         Ok(self.unmapping(call))
     }
 
     fn open(&self, call: &Call) -> Result<Outcome, Errno> {
-        let Ok(client) = self.calling(call) else {
+        let Some(client) = self.calling(call) else {
             return Ok(CONTINUE);
         };
         let node = Open::of(call, |address| client.word(address)).and_then(|open| {
@@ -249,7 +265,7 @@ impl Receiver {
         if self.core.ledger.private.load(Ordering::SeqCst) == 0 {
             return CONTINUE;
         }
-        let Ok(client) = self.calling(call) else {
+        let Some(client) = self.calling(call) else {
             return CONTINUE;
         };
         let process = client.process();

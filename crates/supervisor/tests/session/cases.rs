@@ -43,6 +43,14 @@ pub const CLIENTS: &[(&str, fn())] = &[
     ("a program with a filter of its own works", own_filter),
     ("KVM is told of a group", kvm),
     ("vector reads and writes reach registers", vectors),
+    (
+        "a descriptor survives exec, and memory is that of the new program",
+        exec,
+    ),
+    (
+        "a process that is not dumpable is answered under root only",
+        not_dumpable,
+    ),
     ("unmapping by other calls is noticed", other_unmapping),
     ("a symbolic link to a node leads to it", symlink),
     (
@@ -505,4 +513,41 @@ fn own_mounts() {
     assert_eq!(unshared, 0, "errno {}", errno());
     container();
     group_open();
+}
+
+fn exec() {
+    use std::os::unix::process::CommandExt;
+    let arguments: Vec<String> = std::env::args().collect();
+    if let Ok(fd) = std::env::var("IOGATE_TEST_FD") {
+        let container = fd.parse().unwrap();
+        assert_eq!(ioctl(container, API_VERSION, number(0)), 0);
+        let memory = memory(4096, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1);
+        let map = [32 | 3 << 32, memory as u64, 0x20_0000_u64, 4096];
+        assert_eq!(ioctl(container, MAP_DMA, map.as_ptr().cast_mut().cast()), 0);
+        return;
+    }
+    let device = Device::open();
+    let memory = memory(8192, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1);
+    assert_eq!(device.map(memory.cast(), 0x10_0000, 8192), 0);
+    // SAFETY: plain calls on descriptors, which stay open in the new program.
+    let (container, _group) = unsafe { (libc::dup(device.container), libc::dup(device.group)) };
+    let failed = std::process::Command::new(&arguments[0])
+        .args(&arguments[1..])
+        .env("IOGATE_TEST_FD", container.to_string())
+        .exec();
+    panic!("{failed}");
+}
+
+fn not_dumpable() {
+    // SAFETY: plain numbers.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) }, 0);
+    if !rustix::process::getuid().is_root() {
+        // A limit: /proc shows nothing of such a process to its own user.
+        let fd = open("/dev/vfio/vfio", libc::O_RDWR);
+        assert_eq!(ioctl(fd, API_VERSION, number(0)), -1);
+        assert_eq!(errno(), libc::ENOTTY);
+        return;
+    }
+    container();
+    private_dma();
 }
