@@ -268,7 +268,6 @@ pub(crate) fn release_all(state: &mut State, space: &Arc<Ioas>, retired: &mut Re
         else {
             break;
         };
-        state.unaccount(area.payload.accounted);
         retired.pages.extend(area.payload.take_pinned());
     }
     state.spaces.remove(&space.id());

@@ -9,9 +9,10 @@ use iogate_dma::{
 };
 use iogate_space::{AddressSpace, Area, MapError, Miss, ReserveError};
 
+use crate::ledger::Charge;
 use crate::private::{Piece, PrivateMemory};
 use crate::{
-    Actor, HostConfig, Iommu, Observer, Pages, Payer, PinError, Pinned, ReservedKind, SpaceId, Via,
+    Actor, HostConfig, Iommu, Observer, Pages, PinError, Pinned, ReservedKind, SpaceId, Via,
 };
 
 /// What an area keeps: the pages it names and, while devices reach them, their
@@ -24,8 +25,8 @@ pub struct Mapping {
     /// Whether the client's addresses still mean these pages; false between
     /// the two halves of a VFIO address update.
     pub is_address_valid: bool,
-    /// Bytes counted against RLIMIT_MEMLOCK, and for whom.
-    pub accounted: Option<(Payer, u64)>,
+    /// What was counted against RLIMIT_MEMLOCK for it.
+    pub charge: Option<Charge>,
     pinned: Option<Box<dyn Pinned>>,
     /// Whether some of the private memory behind it went.
     revoked: bool,
@@ -38,7 +39,7 @@ impl Mapping {
             pages,
             offset,
             is_address_valid: true,
-            accounted: None,
+            charge: None,
             pinned: None,
             revoked: false,
         }

@@ -41,6 +41,7 @@ mod ioeventfd;
 pub mod iommufd;
 mod irqs;
 mod kvm;
+mod ledger;
 mod observer;
 mod pages;
 mod private;
@@ -63,12 +64,13 @@ pub use ioas::{Ioas, MapFailure, Mapping, Reach};
 pub use ioeventfd::IoWrite;
 pub use irqs::{Descriptors, IrqAction, IrqData, IrqIndex, IrqRequest};
 pub use kvm::Coherency;
+pub use ledger::{Charge, Payer};
 pub use observer::{Observer, SpaceId, Via};
 pub use pages::{Pages, PinError, Pinned};
 pub use private::{Piece, PrivateMemory};
 pub use reset::{Affected, HotResetIds, HotResetInfo};
 pub use retired::Retired;
-pub use state::{FileKind, Host, Node, Path, Payer};
+pub use state::{FileKind, Host, Node, Path};
 pub use type1::{MapDma, Type1Info, UnmapMode, UnmapRange};
 
 /// An open file of ours: `/dev/vfio/vfio`, a group, a device or `/dev/iommu`.

@@ -8,8 +8,9 @@ use iogate_dma::{Span, Translate};
 
 use crate::cdev::Binding;
 use crate::container::Container;
-use crate::iommufd::{Context, Ledger};
+use crate::iommufd::Context;
 use crate::kvm::Machines;
+use crate::ledger::{Charge, Ledger, Payer};
 use crate::private::{Piece, PrivateMemory};
 use crate::slot::Slot;
 use crate::{
@@ -52,15 +53,6 @@ pub enum Path {
     Cdev,
 }
 
-/// On whose account pinned memory goes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Payer {
-    /// A process, by its address space: type1.
-    Process(u64),
-    /// A user, by real user id: iommufd.
-    User(u32),
-}
-
 /// An open file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct File {
@@ -86,8 +78,6 @@ pub(crate) struct State {
     pub(crate) spaces: BTreeMap<SpaceId, Arc<Ioas>>,
     next_space: u64,
     /// Pinned bytes, while RLIMIT_MEMLOCK is enforced.
-    locked: BTreeMap<Payer, u64>,
-    /// The same for the pages that iommufd mappings share.
     pub(crate) ledger: Arc<Ledger>,
 }
 
@@ -128,7 +118,6 @@ impl Host {
                 private: PrivateMemory::default(),
                 spaces: BTreeMap::new(),
                 next_space: 1,
-                locked: BTreeMap::new(),
                 ledger: Arc::default(),
             }),
             config,
@@ -318,42 +307,27 @@ impl State {
         space
     }
 
-    /// Counts `bytes` of pinned memory of `payer` against the caller's limit:
-    /// ENOMEM if it has none left. What is returned goes to
-    /// [`unaccount`](Self::unaccount).
+    /// Counts `bytes` of pinned memory of `payer` against the caller's limit,
+    /// until the result is dropped: ENOMEM if it has none left.
     pub(crate) fn account(
-        &mut self,
+        &self,
         mode: MemlockMode,
         caller: &dyn Caller,
         payer: Payer,
         bytes: u64,
-    ) -> Result<Option<(Payer, u64)>, Error> {
+    ) -> Result<Option<Charge>, Error> {
         if mode == MemlockMode::Off {
             return Ok(None);
         }
         let Memlock::Limit(limit) = caller.memlock() else {
             return Ok(None);
         };
-        let locked = self.locked.entry(payer).or_default();
-        match locked.checked_add(bytes).filter(|total| *total <= limit) {
-            Some(total) => {
-                *locked = total;
-                Ok(Some((payer, bytes)))
-            }
-            None => Err(Error::new(
-                ErrorKind::NoMemory,
-                "the mapping exceeds RLIMIT_MEMLOCK",
-            )),
-        }
-    }
-
-    /// Gives back what was counted.
-    pub(crate) fn unaccount(&mut self, accounted: Option<(Payer, u64)>) {
-        if let Some((payer, bytes)) = accounted
-            && let Some(locked) = self.locked.get_mut(&payer)
-        {
-            *locked = locked.saturating_sub(bytes);
-        }
+        let charge = self.ledger.charge(payer, limit, bytes);
+        let charge = charge.ok_or(Error::new(
+            ErrorKind::NoMemory,
+            "the mapping exceeds RLIMIT_MEMLOCK",
+        ))?;
+        Ok(Some(charge))
     }
 
     fn revoke_part(&mut self, piece: &Piece, first: u64, last: u64, by: Option<Actor>) {

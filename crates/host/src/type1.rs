@@ -155,14 +155,9 @@ impl Host {
         }
         let mut mapping = Mapping::new(pages(), 0);
         let payer = Payer::Process(caller.address_space());
-        let accounted = state.account(self.config.memlock, caller, payer, size)?;
-        mapping.accounted = accounted;
+        mapping.charge = state.account(self.config.memlock, caller, payer, size)?;
         let how = (Via::MapDma, Some(caller.actor()));
-        let mapped = space.map(&mut state.private, span, rights, mapping, Reach::Now, how);
-        if let Err(failure) = mapped {
-            state.unaccount(accounted);
-            return Err(failure.into());
-        }
+        space.map(&mut state.private, span, rights, mapping, Reach::Now, how)?;
         let iommu = state.type1(file)?;
         iommu.available = iommu.available.saturating_sub(1);
         Ok(())
@@ -342,7 +337,6 @@ fn unmap<E: From<Error>>(
             }
             let how = (Via::UnmapDma, Some(caller.actor()));
             if let Some(mut area) = space.unmap(&mut state.private, span.first(), how) {
-                state.unaccount(area.payload.accounted);
                 retired.pages.extend(area.payload.take_pinned());
                 let was_valid = area.payload.is_address_valid;
                 let iommu = state.type1(file)?;

@@ -44,7 +44,6 @@ pub use shared::RlimitMode;
 use device::Link;
 use ioas::IoasObject;
 use objects::{Object, Objects};
-pub(crate) use shared::Ledger;
 
 /// The processor's page size, in bytes.
 pub(crate) const PAGE_SIZE: u64 = 4096;

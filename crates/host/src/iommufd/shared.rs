@@ -2,12 +2,12 @@
 //! until the last mapping lets go. Linux `drivers/iommu/iommufd/pages.c`,
 //! `struct iopt_pages`.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use iogate_dma::Rights;
 use iogate_space::Segment;
 
+use crate::ledger::{Charge, Ledger};
 use crate::{Caller, HostConfig, Memlock, MemlockMode, Pages, Payer, PinError, Pinned};
 
 /// Against whose limit pinned memory counts. IOMMU_OPTION_RLIMIT_MODE.
@@ -20,52 +20,11 @@ pub enum RlimitMode {
     Process,
 }
 
-/// Pinned bytes by who pays for them.
-#[derive(Default, Debug)]
-pub(crate) struct Ledger(Mutex<BTreeMap<Payer, u64>>);
-
-impl Ledger {
-    fn charge(self: &Arc<Self>, account: Account, bytes: u64) -> Option<Charge> {
-        let mut paid = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let sum = paid.get(&account.payer).copied().unwrap_or(0);
-        let total = sum.checked_add(bytes)?;
-        if total > account.limit {
-            return None;
-        }
-        paid.insert(account.payer, total);
-        Some(Charge {
-            ledger: Arc::clone(self),
-            payer: account.payer,
-            bytes,
-        })
-    }
-}
-
 /// The account of the process that made a mapping, as it stood then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Account {
     payer: Payer,
     limit: u64,
-}
-
-/// Bytes that are paid for until this is dropped.
-#[derive(Debug)]
-struct Charge {
-    ledger: Arc<Ledger>,
-    payer: Payer,
-    bytes: u64,
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        let mut paid = self.ledger.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sum) = paid.get_mut(&self.payer) {
-            *sum = sum.saturating_sub(self.bytes);
-            if *sum == 0 {
-                paid.remove(&self.payer);
-            }
-        }
-    }
 }
 
 /// A client's pages as the mappings that share them see them.
@@ -125,7 +84,7 @@ impl Pages for SharedPages {
             None => None,
             Some(account) => Some(
                 self.ledger
-                    .charge(account, length)
+                    .charge(account.payer, account.limit, length)
                     .ok_or(PinError::NoMemory)?,
             ),
         };
@@ -332,15 +291,14 @@ mod tests {
         let payer = Payer::User(5);
         let limit = 0x6000;
         let (_, ledger, pages) = shared(Some(Account { payer, limit }));
-        let paid = |ledger: &Ledger| ledger.0.lock().unwrap().get(&payer).copied();
         let whole = pages.pin(0, 0x4000, Rights::READ).unwrap();
         let part = pages.pin(0, 0x1000, Rights::READ).unwrap();
-        assert_eq!(paid(&ledger), Some(0x4000));
+        assert_eq!(ledger.sum(payer), 0x4000);
         let more = pages.pin(0x8000, 0x2001, Rights::READ).err();
         assert_eq!(more, Some(PinError::NoMemory));
         drop(whole);
-        assert_eq!(paid(&ledger), Some(0x4000));
+        assert_eq!(ledger.sum(payer), 0x4000);
         drop(part);
-        assert_eq!(paid(&ledger), None);
+        assert_eq!(ledger.sum(payer), 0);
     }
 }
