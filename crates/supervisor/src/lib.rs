@@ -23,9 +23,9 @@
 //! `read` and `write` after `lseek`, `io_uring` (both are warned about once),
 //! opens of a node by a symbolic link of another name or with O_CREAT (the
 //! node is then opened, and EBUSY comes, at the first call on it). A call that
-//! a signal interrupts before it is taken gives EINTR, as no VFIO call does. Under an ordinary user a
-//! process that is not dumpable (PR_SET_DUMPABLE) is not answered, which is
-//! said once. Programs run with PR_SET_NO_NEW_PRIVS.
+//! a signal interrupts before it is taken gives EINTR, as no VFIO call does.
+//! Under an ordinary user a process that is not dumpable (PR_SET_DUMPABLE) is
+//! not answered, which is said once. Programs run with PR_SET_NO_NEW_PRIVS.
 #![deny(unsafe_op_in_unsafe_fn)]
 #![warn(
     clippy::arithmetic_side_effects,

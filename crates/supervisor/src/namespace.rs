@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use iogate_sysfs::{Clash, HostPci, Tree};
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change,
     move_mount, open_tree,
@@ -141,8 +141,14 @@ impl View<'_> {
 
 /// Shows `/dev/ptmx`. It makes a terminal of the devpts that lies next to it in
 /// the same mount (fs/devpts/inode.c, path_pts), so that a mount of its own
-/// would not do.
+/// would not do. Where the devpts has none that all may use, the machine's is
+/// used in a copy of its whole directory.
 fn ptmx(whole: &OwnedFd, cover: &OwnedFd) -> rustix::io::Result<()> {
+    const FOR_ALL: u32 = 0o006;
+    let own = rustix::fs::statat(whole, "pts/ptmx", AtFlags::empty());
+    if own.is_ok_and(|stat| stat.st_mode & FOR_ALL == FOR_ALL) {
+        return rustix::fs::symlinkat("pts/ptmx", cover, "ptmx");
+    }
     for directory in ["iogate", "iogate/dev"] {
         match rustix::fs::mkdirat(cover, directory, Mode::from_raw_mode(0o755)) {
             Err(rustix::io::Errno::EXIST) => {}
