@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 #[path = "../iommufd_world/mod.rs"]
 mod iommufd_world;
 
+mod areas;
 mod body;
 mod model;
 

@@ -7,6 +7,7 @@ use std::rc::{Rc, Weak};
 
 use iogate_uapi::Errno;
 
+use crate::areas::{Area, Ioas, Memory, Pin};
 use crate::iommufd_world::*;
 
 /// All addresses and lengths are multiples of this.
@@ -29,46 +30,6 @@ const RESERVED: [Option<(u64, u64)>; 5] = [
 pub fn content(at: u64) -> u8 {
     let unit = at / UNIT;
     (unit ^ (unit >> 7)) as u8 | 1
-}
-
-struct Pin {
-    offset: u64,
-    length: u64,
-    rights: u32,
-}
-
-/// The memory that one MAP named.
-struct Memory {
-    start: u64,
-    rights: u32,
-    pins: RefCell<Vec<Weak<Pin>>>,
-}
-
-#[derive(Clone)]
-struct Area {
-    first: u64,
-    length: u64,
-    memory: Rc<Memory>,
-    offset: u64,
-    rights: u32,
-    pin: Option<Rc<Pin>>,
-    /// Pages of the program that went while this was pinned.
-    dead: BTreeSet<u64>,
-}
-
-impl Area {
-    fn end(&self) -> u64 {
-        self.first + self.length
-    }
-}
-
-struct Ioas {
-    areas: Vec<Area>,
-    reserved: Vec<(u32, u64, u64)>,
-    allowed: Vec<(u64, u64)>,
-    alignment: u64,
-    huge_pages: bool,
-    domains: Vec<u32>,
 }
 
 struct Hwpt {
@@ -94,7 +55,7 @@ pub struct Model {
 /// Pages, where in them, and how many bytes.
 type Parts = Vec<(Rc<Memory>, u64, u64)>;
 /// What may be mapped, and the alignment.
-type Ranges = (Vec<(u64, u64)>, u64);
+pub type Ranges = (Vec<(u64, u64)>, u64);
 
 impl Model {
     pub fn new() -> Self {
@@ -678,82 +639,6 @@ impl Model {
         let at = area.memory.start + area.offset + iova - area.first;
         let is_dead = area.dead.contains(&((at - HEAP) / PAGE));
         (area.rights & right != 0 && !is_dead).then(|| content(at))
-    }
-}
-
-impl Ioas {
-    fn is_reserved(&self, first: u64, length: u64) -> bool {
-        let mut reserved = self.reserved.iter();
-        reserved.any(|range| range.1 < first + length && range.2 >= first)
-    }
-
-    fn is_mapped(&self, first: u64, length: u64) -> bool {
-        let mut areas = self.areas.iter();
-        areas.any(|area| area.first < first + length && area.end() > first)
-    }
-
-    fn check_alignment(&self, alignment: u64) -> Result<(), Errno> {
-        let misfits = |area: &Area| {
-            [area.first, area.length, area.memory.start + area.offset]
-                .iter()
-                .any(|number| !number.is_multiple_of(alignment))
-        };
-        match self.areas.iter().any(misfits) {
-            true => Err(Errno::EADDRINUSE),
-            false => Ok(()),
-        }
-    }
-
-    fn find(&self, start: u64, length: u64) -> Result<u64, Errno> {
-        let alignment = length
-            .next_power_of_two()
-            .min(1 << start.trailing_zeros())
-            .min(2 << 20);
-        if alignment < self.alignment {
-            return Err(Errno::EINVAL);
-        }
-        let offset = start % PAGE;
-        let step = if offset == 0 { alignment } else { PAGE };
-        let everything = [(0, u64::MAX - PAGE)];
-        let windows = match &self.allowed[..] {
-            [] => &everything[..],
-            allowed => allowed,
-        };
-        for window in windows {
-            let mut at = PAGE;
-            while at < 64 << 20 && at + length - 1 <= window.1 {
-                let suits = at >= window.0 && at % step == offset % step;
-                if suits && !self.is_reserved(at, length) && !self.is_mapped(at, length) {
-                    return Ok(at);
-                }
-                at += UNIT;
-            }
-        }
-        Err(Errno::ENOSPC)
-    }
-
-    fn ranges(&self) -> Vec<(u64, u64)> {
-        let mut edges: Vec<u64> = vec![0];
-        edges.extend(
-            self.reserved
-                .iter()
-                .flat_map(|range| [range.1, range.2.wrapping_add(1)]),
-        );
-        edges.sort_unstable();
-        edges.dedup();
-        let mut ranges: Vec<(u64, u64)> = Vec::new();
-        for (index, first) in edges.iter().enumerate() {
-            let last = edges.get(index + 1).map_or(u64::MAX, |next| next - 1);
-            let reserved = |range: &(u32, u64, u64)| range.1 <= *first && last <= range.2;
-            if self.reserved.iter().any(reserved) {
-                continue;
-            }
-            match ranges.last_mut() {
-                Some(before) if before.1 + 1 == *first => before.1 = last,
-                _ => ranges.push((*first, last)),
-            }
-        }
-        ranges
     }
 }
 
