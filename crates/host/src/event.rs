@@ -15,11 +15,6 @@ pub enum Event {
         /// Index of the device.
         device: usize,
     },
-    /// INTx of the device is to be masked (DATA_EVENTFD | ACTION_MASK).
-    Mask {
-        /// Index of the device.
-        device: usize,
-    },
 }
 
 /// An eventfd is being watched; dropping this ends it.

@@ -13,7 +13,7 @@ pub enum Owner {
     HostDriver,
     /// A container, by way of the group's file.
     Container(FileId),
-    /// An iommufd, by way of bound devices or as the group's container.
+    /// An iommufd, by way of bound devices.
     Iommufd(FileId),
 }
 
@@ -34,8 +34,6 @@ pub struct Group {
     pub orphaned: bool,
     /// The container that it was set to, if any.
     pub container: Option<FileId>,
-    /// The iommufd that it was set to in place of a container, if any.
-    pub compat: Option<FileId>,
     /// Open device files got by way of the group.
     pub device_files: u32,
     /// Devices bound by way of their own node: while there are any, the group
@@ -57,7 +55,6 @@ impl Group {
             opener: None,
             orphaned: false,
             container: None,
-            compat: None,
             device_files: 0,
             bound_devices: 0,
         }
@@ -97,12 +94,7 @@ impl Group {
     /// VFIO_GROUP_FLAGS_VIABLE says. Linux `drivers/vfio/group.c`,
     /// `vfio_group_ioctl_get_status`.
     pub fn is_viable(&self) -> bool {
-        self.has_container() || self.owner == Owner::Nobody
-    }
-
-    /// Whether it was set to a container, or to an iommufd in place of one.
-    pub fn has_container(&self) -> bool {
-        self.container.is_some() || self.compat.is_some()
+        self.container.is_some() || self.owner == Owner::Nobody
     }
 }
 

@@ -33,7 +33,7 @@ impl Host {
         let group = state.group(number)?;
         Ok(GroupStatus {
             viable: group.is_viable(),
-            has_container: group.has_container(),
+            has_container: group.container.is_some(),
         })
     }
 
@@ -44,13 +44,13 @@ impl Host {
     pub fn set_container(&self, number: u32, container: Option<FileId>) -> Result<Retired, Error> {
         let mut state = self.lock();
         let group = state.group(number)?;
-        if group.has_container() {
+        if group.container.is_some() {
             return Err(Error::invalid("the group was set to a container already"));
         }
         let is_container = |file: &FileId| self.kind(*file) == Some(FileKind::Container);
         let container = container.filter(is_container).ok_or(Error::new(
             ErrorKind::BadFile,
-            "the descriptor is neither a container nor an iommufd",
+            "the descriptor is no container",
         ))?;
         group.claim(Owner::Container(container))?;
         if let Err(error) = self.join_container(&mut state, number, container) {
@@ -67,10 +67,10 @@ impl Host {
         let mut retired = Retired::default();
         let mut state = self.lock();
         let group = state.group(number)?;
-        if !group.has_container() {
+        if group.container.is_none() {
             return Err(Error::invalid("the group was not set to a container"));
         }
-        if group.container.is_some() && group.device_files > 0 {
+        if group.device_files > 0 {
             return Err(busy("device files of the group are open"));
         }
         self.detach_group(&mut state, number, &mut retired);
@@ -85,14 +85,9 @@ impl Host {
     pub fn device_file(&self, number: u32, name: &[u8]) -> Result<FileId, Error> {
         let mut state = self.lock();
         let index = self.find_device(state.group(number)?, name)?;
-        let group = state.group(number)?;
-        let container = group.container;
-        if !group.has_container() {
-            return Err(Error::invalid("the group was not set to a container"));
-        }
-        if let Some(container) = container
-            && !state.has_iommu(container)
-        {
+        let container = state.group(number)?.container;
+        let container = container.ok_or(Error::invalid("the group was not set to a container"))?;
+        if !state.has_iommu(container) {
             return Err(Error::invalid("the container's IOMMU was not set"));
         }
         self.open_device(index)?;
@@ -153,16 +148,13 @@ impl Host {
         }
     }
 
-    /// Takes the group out of its container, or from its iommufd.
+    /// Takes the group out of its container.
     fn detach_group(&self, state: &mut State, number: u32, retired: &mut Retired) {
         let Ok(group) = state.group(number) else {
             return;
         };
-        let container = group.container.take();
-        if container.is_some() || group.compat.take().is_some() {
+        if let Some(container) = group.container.take() {
             group.release();
-        }
-        if let Some(container) = container {
             self.leave_container(state, number, container, retired);
         }
     }

@@ -102,7 +102,6 @@ impl Host {
                 }
             }
             Event::Unmask { device } => self.unmask_event(device),
-            Event::Mask { .. } => {}
         }
         retired
     }
