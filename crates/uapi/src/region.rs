@@ -36,11 +36,11 @@ pub(crate) fn region_and_offset(offset: u64) -> Result<(Region, u64), Errno> {
 /// The device behind `file`: EINVAL for a file that cannot be read or written,
 /// EBADF for none.
 fn device(host: &Host, file: FileId) -> Result<usize, Errno> {
-    match host.kind(file) {
-        Some(FileKind::Device(_)) => Ok(host.device_access(file)?),
-        Some(_) => Err(Errno::EINVAL),
-        None => Err(Errno::EBADF),
-    }
+    host.device_access(file)
+        .map_err(|error| match host.kind(file) {
+            Some(_) => error.into(),
+            None => Errno::EBADF,
+        })
 }
 
 /// pread(2) and preadv(2) of `file` at `offset` into `pieces`, each an address
