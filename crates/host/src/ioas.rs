@@ -186,6 +186,38 @@ impl Ioas {
         }
     }
 
+    /// The client names the same memory by other addresses: what of the area
+    /// that starts at `first` is only reached by its old ones, private memory,
+    /// is reached by the new ones from now on. Pages that cannot be pinned leave
+    /// the area as it was: the kernel keeps its pins and never looks.
+    pub fn rename(
+        &self,
+        private: &mut PrivateMemory,
+        first: Iova,
+        pages: Arc<dyn Pages>,
+        (via, by): (Via, Option<Actor>),
+    ) -> Option<Box<dyn Pinned>> {
+        let (span, rights) = self.space.area_at(first)?;
+        let is_private = self.space.with_area(first, |area| {
+            let pinned = area.payload.pinned.as_ref();
+            pinned.is_some_and(|pinned| !pinned.private().is_empty())
+        });
+        if is_private != Some(true) {
+            return None;
+        }
+        let length = span.last_offset().saturating_add(1);
+        let pinned = pages.pin(0, length, rights).ok()?;
+        let old = self.clear(private, first);
+        self.space.with_area(first, |area| {
+            area.payload.pages = pages;
+            area.payload.offset = 0;
+        });
+        // Without room for its tables the area stays without memory.
+        let _ = self.publish(private, span, pinned);
+        self.observer.mapped(self.id, span, rights, via, by);
+        old
+    }
+
     /// Takes the pages of the area that starts at `first` out of the devices'
     /// reach; the area stays. The pins are to be dropped after a grace.
     pub fn clear(&self, private: &mut PrivateMemory, first: Iova) -> Option<Box<dyn Pinned>> {

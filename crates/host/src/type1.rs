@@ -110,7 +110,7 @@ impl Host {
         request: &MapDma,
         pages: impl FnOnce() -> Arc<dyn Pages>,
         caller: &dyn Caller,
-    ) -> Result<(), Error> {
+    ) -> Result<Retired, Error> {
         let MapDma {
             iova,
             address,
@@ -118,8 +118,8 @@ impl Host {
             rights,
             update,
         } = *request;
-        let mut state = self.lock();
-        let state = &mut *state;
+        let mut guard = self.lock();
+        let state = &mut *guard;
         let granule = state.type1(file)?.granule();
         if size == 0 {
             return Err(Error::invalid("a mapping of no bytes"));
@@ -137,10 +137,19 @@ impl Host {
             return Err(Error::invalid("not aligned to the smallest page"));
         }
         let iommu = state.type1(file)?;
-        if update {
-            return iommu.update(span);
-        }
         let space = Arc::clone(&iommu.space);
+        let how = (Via::MapDma, Some(caller.actor()));
+        if update {
+            iommu.update(span)?;
+            let old = space.rename(&mut state.private, span.first(), pages(), how);
+            drop(guard);
+            let mut retired = Retired::default();
+            if let Some(old) = old {
+                retired.pages.push(old);
+                retired.grace = Some(self.config.gate.grace());
+            }
+            return Ok(retired);
+        }
         if space.space().area_in(span).is_some() {
             return Err(Error::new(ErrorKind::Exists, "overlaps another mapping"));
         }
@@ -156,11 +165,10 @@ impl Host {
         let mut mapping = Mapping::new(pages(), 0);
         let payer = Payer::Process(caller.address_space());
         mapping.charge = state.account(self.config.memlock, caller, payer, size)?;
-        let how = (Via::MapDma, Some(caller.actor()));
         space.map(&mut state.private, span, rights, mapping, Reach::Now, how)?;
         let iommu = state.type1(file)?;
         iommu.available = iommu.available.saturating_sub(1);
-        Ok(())
+        Ok(Retired::default())
     }
 
     /// VFIO_IOMMU_UNMAP_DMA: how many bytes it was about. In mode
@@ -256,8 +264,8 @@ impl Host {
 }
 
 impl Type1 {
-    /// Gives an invalid mapping new addresses: ENOENT without a mapping, EINVAL
-    /// unless it is exactly `span` and invalid. What it pins stays: the client
+    /// Makes the addresses of an invalid mapping valid: ENOENT without a
+    /// mapping, EINVAL unless it is exactly `span` and invalid. The client
     /// promises that the same memory is behind them.
     fn update(&mut self, span: Span) -> Result<(), Error> {
         let found = self.space.space().area_in(span);

@@ -292,6 +292,35 @@ fn addresses_are_invalidated_and_given_anew_without_unmapping() {
     assert_eq!(invalidate(0, PAGE), Ok(PAGE));
 }
 
+/// vfio_dma_do_map with VFIO_DMA_MAP_FLAG_VADDR: the program promises that the
+/// same memory is behind the new addresses, and private memory can only be
+/// reached by them. Rule 16.
+#[test]
+fn an_update_moves_private_memory_to_its_new_addresses() {
+    let (world, container) = world();
+    world.program.poke(HEAP, &[1]);
+    world.program.poke(HEAP + PAGE, &[2]);
+    let read = || {
+        let mut byte = [0];
+        world.dma(FIRST, 0, &mut byte).map(|()| byte[0])
+    };
+    world.map(container, RW, (HEAP, 0, PAGE)).unwrap();
+    assert_eq!(read(), Ok(1));
+    world.unmap(container, VADDR, 0, PAGE).unwrap();
+    world.program.take(HEAP);
+    assert_eq!(read(), Err(FaultReason::Revoked));
+    let to = |address| world.map(container, VADDR, (address, 0, PAGE));
+    assert_eq!(to(HEAP + PAGE), Ok(()));
+    assert_eq!(read(), Ok(2));
+    world.program.take(HEAP + PAGE);
+    assert_eq!(read(), Err(FaultReason::Revoked));
+    // Addresses without memory are taken all the same.
+    world.unmap(container, VADDR, 0, PAGE).unwrap();
+    assert_eq!(to(0), Ok(()));
+    assert_eq!(read(), Err(FaultReason::Revoked));
+    assert_eq!(world.program.pins.load(Ordering::SeqCst), 1);
+}
+
 /// A dirty bitmap call: START 1, STOP 2, or GET 4 of a range.
 fn dirty(
     world: &World,

@@ -159,8 +159,8 @@ fn run_map(call: &Call<'_>, body: &mut Map) -> Result<Answer, Errno> {
         update: body.flags & flag::MAP_VADDR != 0,
     };
     let pages = || call.client.pages(body.vaddr, body.size);
-    call.host.map_dma(call.file, &request, pages, call.client)?;
-    Ok(Answer::value(0))
+    let retired = call.host.map_dma(call.file, &request, pages, call.client)?;
+    Ok(retired.into())
 }
 
 /// VFIO_IOMMU_UNMAP_DMA. `vfio_iommu_type1_unmap_dma`.
