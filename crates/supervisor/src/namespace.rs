@@ -242,6 +242,16 @@ fn place(tree: impl AsFd, to: impl AsFd, target: &str) -> rustix::io::Result<()>
     move_mount(tree, "", to, target, flags)
 }
 
+/// What stands at `name`, in words; `None` if nothing does.
+fn describe(directory: &OwnedFd, name: &str) -> Option<String> {
+    rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    let link = rustix::fs::readlinkat(directory, name, Vec::new());
+    Some(link.map_or_else(
+        |_| "a directory".to_owned(),
+        |target| target.to_string_lossy().into_owned(),
+    ))
+}
+
 /// The tree laid over what the machine has.
 struct Merge<'a> {
     tree: &'a Tree,
@@ -265,12 +275,20 @@ impl Merge<'_> {
             taken.insert(name);
             let child = format!("{path}/{name}");
             let shows_both = self.both.contains(child.as_str());
-            let theirs = below.and_then(|below| {
-                rustix::fs::openat(below, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()
-            });
-            if theirs.is_some() && !shows_both && self.exclusive.contains(path) {
+            if !shows_both
+                && self.exclusive.contains(path)
+                && let Some(theirs) = below.and_then(|below| describe(below, name))
+            {
+                let ours = match node {
+                    iogate_sysfs::Node::Link { target } => target,
+                    _ => &child,
+                };
                 return Err(Failed {
-                    step: format!("show {child}: the machine has one of its own there"),
+                    step: format!(
+                        "show both the session's {child} ({ours}) and the machine's own there \
+                         ({theirs}); give the session's functions another segment in a machine \
+                         file (at = \"0001:01:00.0\") or another group"
+                    ),
                     error: io::Error::from_raw_os_error(libc::EEXIST),
                 });
             }

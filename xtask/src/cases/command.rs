@@ -13,7 +13,7 @@ use crate::verdict::{About as _, Stop};
 
 type Check = fn(&Session<'_>) -> Result<(), Stop>;
 
-const CHECKS: [(&str, Check); 11] = [
+const CHECKS: [(&str, Check); 12] = [
     ("exit-status", exit_status),
     ("death-by-signal", death_by_signal),
     ("fail-on-faults", fail_on_faults),
@@ -25,6 +25,7 @@ const CHECKS: [(&str, Check); 11] = [
     ("nested", nested_runs_join),
     ("report", report_is_written),
     ("host-hidden", host_devices_are_hidden),
+    ("host-shown", host_devices_are_shown),
 ];
 
 pub(super) fn cases() -> Vec<Case> {
@@ -335,5 +336,42 @@ fn host_devices_are_hidden(session: &Session<'_>) -> Result<(), Stop> {
     ensure(
         ended.output == expected,
         &format!("the program sees {:?}, not {expected:?}", ended.output),
+    )
+}
+
+/// Beside the machine's own functions, and an error that names both where they collide. A machine
+/// without PCI functions shows the session's only, and nothing collides.
+fn host_devices_are_shown(session: &Session<'_>) -> Result<(), Stop> {
+    let own = |path: &str| -> Vec<String> {
+        let names = std::fs::read_dir(path).into_iter().flatten().flatten();
+        names
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()
+    };
+    let theirs = own("/sys/bus/pci/devices");
+    let mut expected = theirs.clone();
+    expected.extend(["9abc:00:01.0", "9abc:01:00.0"].map(str::to_owned));
+    expected.sort();
+    let options = "--host-pci --device edu,at=9abc:01:00.0,group=9000";
+    let ended = session.run_apart(session.command(options, "ls /sys/bus/pci/devices"))?;
+    let seen: Vec<&str> = ended.output.lines().collect();
+    // The root port's group may be one that the machine has.
+    let groups = own("/sys/kernel/iommu_groups");
+    ensure(
+        seen == expected || !groups.is_empty() && ended.status.code() == Some(125),
+        &format!("the program sees {seen:?}, not {expected:?}"),
+    )?;
+    let Some(taken) = theirs.iter().find(|name| name.starts_with("0000:00:")) else {
+        return Ok(());
+    };
+    let options = format!("--host-pci --device edu,at={taken}");
+    let ended = session.run(session.command(&options, "true"))?;
+    let told = ended.log.contains(taken) && ended.log.contains("the machine's own there");
+    ensure(
+        ended.status.code() == Some(125) && told,
+        &format!(
+            "{taken} of both: {}, and the log does not say so",
+            ended.how()
+        ),
     )
 }
