@@ -64,6 +64,7 @@ pub(super) fn hw_info(
             name: "ioctl_get_hw_info",
             target: "iogate",
             Level::INFO,
+            file = file.0,
             device = body.dev_id,
             capabilities = format_args!("{:#x}", body.out_capabilities),
             result = %Told(result),

@@ -89,6 +89,7 @@ pub(super) fn alloc(
             name: "ioctl_ioas_alloc",
             target: "iogate",
             Level::INFO,
+            file = file.0,
             ioas = body.out_ioas_id,
             result = %Told(result),
         );
@@ -134,6 +135,7 @@ pub(super) fn iova_ranges(
             name: "ioctl_ioas_iova_ranges",
             target: "iogate",
             Level::INFO,
+            file = file.0,
             ioas = body.ioas_id,
             ranges = body.num_iovas,
             alignment = body.out_iova_alignment,
@@ -163,6 +165,7 @@ pub(super) fn allow_iovas(
             name: "ioctl_ioas_allow_iovas",
             target: "iogate",
             Level::INFO,
+            file = file.0,
             ioas = body.ioas_id,
             ranges = body.num_iovas,
             result = %Told(result),

@@ -57,6 +57,7 @@ pub(super) fn destroy(
             name: "ioctl_destroy",
             target: "iogate",
             Level::INFO,
+            file = file.0,
             id = body.id,
             result = %Told(result),
         );
@@ -89,6 +90,7 @@ pub(super) fn option(
             name: "ioctl_option",
             target: "iogate",
             Level::INFO,
+            file = file.0,
             option = body.option_id,
             op = body.op,
             object = body.object_id,
