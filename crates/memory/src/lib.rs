@@ -10,7 +10,9 @@
 //!
 //! A shared file stays reachable after the client has unmapped it, as pinned
 //! pages do. Private memory is reached through an open `/proc/PID/mem`, which
-//! names one address space: after its end nothing else is reached by it.
+//! names one address space: after its end nothing else is reached by it. That
+//! of a process that is not dumpable is root's; others reach the memory by the
+//! process's number, with its open `/proc/PID/maps` as the witness.
 //!
 //! # What a client can do to us
 //!
@@ -51,6 +53,7 @@ mod free;
 mod process;
 mod slot;
 mod touch;
+mod vm;
 mod vma;
 mod window;
 

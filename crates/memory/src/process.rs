@@ -3,12 +3,13 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use iogate_dma::{MemoryError, Rights};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::vm::Vm;
 use crate::vma::{self, Vma};
 
 /// Bytes that a string is read by: what the lowest byte of an address counts,
@@ -20,8 +21,21 @@ const PIECE: usize = 256;
 /// [`MemoryError::Gone`].
 #[derive(Debug)]
 pub struct Process {
-    mem: OwnedFd,
+    bytes: Bytes,
+    /// Names the address space, and tells its end.
     maps: OwnedFd,
+}
+
+/// How the bytes are reached.
+#[derive(Debug)]
+enum Bytes {
+    /// By an open `/proc/PID/mem`.
+    File(OwnedFd),
+    /// By number, where that file is root's: the process is not dumpable. Of
+    /// what is read or written, nothing counts unless `maps` says afterwards
+    /// that the address space was there; nothing is written unless it says so
+    /// before.
+    Number(Vm),
 }
 
 impl Process {
@@ -42,10 +56,16 @@ impl Process {
         let open = |name, flags| {
             rustix::fs::openat(&directory, name, flags | OFlags::CLOEXEC, Mode::empty())
         };
-        Ok(Self {
-            mem: open("mem", OFlags::RDWR)?,
-            maps: open("maps", OFlags::RDONLY)?,
-        })
+        let maps = open("maps", OFlags::RDONLY)?;
+        let bytes = match open("mem", OFlags::RDWR) {
+            Ok(mem) => Bytes::File(mem),
+            Err(error @ (Errno::ACCESS | Errno::PERM)) => {
+                let vm = Vm::open(open("status", OFlags::RDONLY)?)?;
+                Bytes::Number(vm.ok_or(error)?)
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { bytes, maps })
     }
 
     /// Fills `into` from `va` on.
@@ -58,7 +78,11 @@ impl Process {
     /// was before it has been read. [`MemoryError::Gone`] with the process.
     pub fn read(&self, va: u64, into: &mut [u8]) -> Result<(), MemoryError> {
         transfer(va, into.len(), |at, done| {
-            rustix::io::pread(&self.mem, into.get_mut(done..).unwrap_or_default(), at)
+            let into = into.get_mut(done..).unwrap_or_default();
+            match &self.bytes {
+                Bytes::File(mem) => rustix::io::pread(mem, into, at),
+                Bytes::Number(vm) => self.witnessed(|| vm.read(at, into)),
+            }
         })
     }
 
@@ -77,8 +101,34 @@ impl Process {
     /// when the process could write them: its protection is not asked again.
     pub(crate) fn write_pinned(&self, va: u64, from: &[u8]) -> Result<(), MemoryError> {
         transfer(va, from.len(), |at, done| {
-            rustix::io::pwrite(&self.mem, from.get(done..).unwrap_or_default(), at)
+            let from = from.get(done..).unwrap_or_default();
+            match &self.bytes {
+                Bytes::File(mem) => rustix::io::pwrite(mem, from, at),
+                Bytes::Number(vm) => self.witnessed(|| vm.write(at, from)),
+            }
         })
+    }
+
+    /// What `transfer` by number gives, if the address space is in use before
+    /// and after it; 0, as the file would give, if not.
+    fn witnessed(
+        &self,
+        transfer: impl FnOnce() -> rustix::io::Result<usize>,
+    ) -> rustix::io::Result<usize> {
+        if !vma::is_in_use(self.maps.as_fd()) {
+            return Ok(0);
+        }
+        let done = transfer();
+        if vma::is_in_use(self.maps.as_fd()) {
+            done
+        } else {
+            Ok(0)
+        }
+    }
+
+    /// Whether the address space is still in use.
+    pub fn is_in_use(&self) -> bool {
+        vma::is_in_use(self.maps.as_fd())
     }
 
     /// Reads the string at `va`; `None` if its first `limit` bytes have no
@@ -158,4 +208,73 @@ fn transfer(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::process::{Child, Command, Stdio};
+
+    /// A process that waits, as one that is not dumpable is reached.
+    fn by_number() -> (Child, Process) {
+        let pipe = Stdio::piped;
+        let mut child = Command::new("cat")
+            .stdin(pipe())
+            .stdout(pipe())
+            .spawn()
+            .unwrap();
+        let echo = (b"!", &mut [0]);
+        io::Write::write_all(child.stdin.as_mut().unwrap(), echo.0).unwrap();
+        io::Read::read_exact(child.stdout.as_mut().unwrap(), echo.1).unwrap();
+        let open = |name| {
+            File::open(format!("/proc/{}/{name}", child.id()))
+                .unwrap()
+                .into()
+        };
+        let process = Process {
+            bytes: Bytes::Number(Vm::open(open("status")).unwrap().unwrap()),
+            maps: open("maps"),
+        };
+        (child, process)
+    }
+
+    #[test]
+    fn by_number_a_process_is_read_and_written_where_it_may_itself() {
+        let (mut child, process) = by_number();
+        let maps = io::read_to_string(File::open(format!("/proc/{}/maps", child.id())).unwrap());
+        let maps = maps.unwrap();
+        let start = |line: &str| u64::from_str_radix(line.split('-').next().unwrap(), 16).unwrap();
+        let stack = start(maps.lines().find(|line| line.ends_with("[stack]")).unwrap());
+        let mut bytes = [0; 4];
+        process.write(stack + 4, &[1, 2, 3, 4]).unwrap();
+        process.read(stack + 4, &mut bytes).unwrap();
+        assert_eq!(bytes, [1, 2, 3, 4]);
+        let code = start(maps.lines().find(|line| line.contains(" r-xp ")).unwrap());
+        let absent = |address| Err(MemoryError::Absent { address });
+        assert_eq!(process.write(code, &[0]), absent(code));
+        assert_eq!(process.write_pinned(code, &[0]), absent(code));
+        assert_eq!(process.read(0, &mut bytes), absent(0));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn by_number_a_process_that_is_gone_is_gone() {
+        let (mut child, mut process) = by_number();
+        assert!(process.is_in_use());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!process.is_in_use());
+        // The number means another process by now: this one.
+        let status = File::open("/proc/self/status").unwrap().into();
+        process.bytes = Bytes::Number(Vm::open(status).unwrap().unwrap());
+        let mut here = [7_u8];
+        let va = here.as_mut_ptr().expose_provenance() as u64;
+        let gone = Err(MemoryError::Gone { address: va });
+        assert_eq!(process.read(va, &mut [0]), gone);
+        assert_eq!(process.write(va, &[0]), gone);
+        assert_eq!(process.write_pinned(va, &[0]), gone);
+        assert_eq!(here, [7]);
+    }
 }

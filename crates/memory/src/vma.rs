@@ -87,6 +87,16 @@ pub(crate) fn find(maps: impl AsFd, va: u64) -> Result<Vma, MemoryError> {
     })
 }
 
+/// Whether the address space of an open `/proc/PID/maps` is in use.
+pub(crate) fn is_in_use(maps: impl AsFd) -> bool {
+    match by_ioctl(&maps, 0) {
+        // Text is made only while it is; every such space has a mapping.
+        Err(Errno::NOTTY) => rustix::io::pread(&maps, &mut [0; 1], 0) == Ok(1),
+        Err(Errno::SRCH) => false,
+        _ => true,
+    }
+}
+
 fn by_ioctl(maps: impl AsFd, va: u64) -> Result<Vma, Errno> {
     let mut query = Query {
         size: QUERY_SIZE.into(),

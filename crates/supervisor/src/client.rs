@@ -39,7 +39,9 @@ impl<'a> Calling<'a> {
         threads: &'a RefCell<Threads>,
         call: &'a Call,
     ) -> Result<Self, Errno> {
-        let thread = threads.borrow_mut().get(call.thread).map_err(errno)?;
+        let is_waiting = || listener.is_waiting(call.id);
+        let thread = threads.borrow_mut().get(call.thread, is_waiting);
+        let thread = thread.map_err(errno)?;
         Ok(Self {
             core,
             listener,
@@ -54,19 +56,20 @@ impl<'a> Calling<'a> {
     }
 
     pub(crate) fn process(&self) -> Arc<ClientProcess> {
-        self.thread().process()
+        Arc::clone(self.thread().process())
     }
 
     /// Looks at the thread again: its number was another's when it was looked
     /// at, or its process has executed another program since. `false` if the
     /// call waits no more.
     fn renew(&self) -> bool {
-        let renewed = self.threads.borrow_mut().renewed(self.call.thread);
-        let Ok(thread) = renewed else {
+        let is_waiting = || self.listener.is_waiting(self.call.id);
+        let mut threads = self.threads.borrow_mut();
+        let Ok(thread) = threads.renewed(self.call.thread, is_waiting) else {
             return false;
         };
         *self.thread.borrow_mut() = thread;
-        self.listener.is_waiting(self.call.id)
+        true
     }
 
     fn with_memory(
@@ -159,13 +162,13 @@ impl<'a> Calling<'a> {
     }
 
     fn status(&self) -> Option<Status> {
-        Status::parse(&self.thread().text("../status").ok()?)
+        Status::parse(&self.thread().text("status").ok()?)
     }
 
     fn has_capability(&self, capability: u64) -> bool {
         // Capabilities in a user namespace of one's own are none towards the
         // machine.
-        let own = self.thread().link_of("../ns/user").ok();
+        let own = self.thread().own_link("ns/user").ok();
         let ours = std::fs::read_link("/proc/self/ns/user").ok();
         let same = match (own, ours) {
             (Some(own), Some(ours)) => {
@@ -199,7 +202,7 @@ impl Caller for Calling<'_> {
         if self.has_capability(IPC_LOCK) {
             return Memlock::Exempt;
         }
-        let limits = self.thread().text("../limits").unwrap_or_default();
+        let limits = self.thread().text("limits").unwrap_or_default();
         let limit = limits
             .lines()
             .find_map(|line| line.strip_prefix("Max locked memory"))

@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use iogate_dma::MemoryError;
 use iogate_memory::{ClientMemory, Process, ProcessSlot};
 use rustix::fs::{Mode, OFlags};
 
@@ -72,11 +71,7 @@ impl ClientProcess {
 
     /// Whether the address space that was opened is still in use.
     pub(crate) fn is_alive(&self) -> bool {
-        let mut byte = [0];
-        !matches!(
-            self.memory.read(0, &mut byte),
-            Err(MemoryError::Gone { .. })
-        )
+        self.memory.is_in_use()
     }
 
     /// The address by which devices reach the byte at `va`; `None` if there is

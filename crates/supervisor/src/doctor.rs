@@ -59,8 +59,8 @@ pub fn doctor() -> Vec<Step> {
         step(
             "descriptors of the program",
             of_child(|child| {
-                let thread = Threads::default().get(child);
-                let thread = thread.map_err(Failed::at("open /proc/PID/fd"))?;
+                let thread = Threads::default().get(child, || true);
+                let thread = thread.map_err(Failed::at("open files of /proc/PID"))?;
                 let duplicate = thread.duplicate(0);
                 duplicate.map(drop).map_err(|errno| Failed {
                     step: "duplicate a descriptor (pidfd_getfd)".to_owned(),

@@ -9,7 +9,7 @@ use iogate_uapi::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::ReadWriteFlags;
 
-use crate::thread::Thread;
+use crate::thread::{Thread, link_of};
 
 /// A duplicate of an eventfd of the client.
 #[derive(Debug)]
@@ -21,9 +21,7 @@ impl Eventfd {
     pub(crate) fn of(thread: &Thread, fd: i32) -> Result<Self, Errno> {
         let file = thread.duplicate(fd)?;
         // Asked of the duplicate: the client may put another file in its place.
-        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-        let link = rustix::fs::readlink(path, Vec::new()).unwrap_or_default();
-        if link.as_bytes() == b"anon_inode:[eventfd]" {
+        if link_of(&file).is_ok_and(|link| link == b"anon_inode:[eventfd]") {
             Ok(Self(file))
         } else {
             Err(Errno::EINVAL)
@@ -66,7 +64,7 @@ mod tests {
 
     fn own() -> std::rc::Rc<Thread> {
         let id = rustix::thread::gettid().as_raw_pid().cast_unsigned();
-        crate::thread::Threads::default().get(id).unwrap()
+        crate::thread::Threads::default().get(id, || true).unwrap()
     }
 
     #[test]

@@ -77,11 +77,23 @@ impl Failed {
 /// namespaces and returns the mount ids of the nodes.
 pub(crate) fn guard(orders: Orders<'_>, enter: impl FnOnce() -> Result<Vec<u64>, Failed>) -> ! {
     signals::block_all();
+    outlive();
     if let Err(failed) = prepare_and_start(&orders, enter) {
         failed.send(&orders.control);
         exit(125);
     }
     exit(0);
+}
+
+/// Sees to it that the guardian is there when the supervisor dies: it has a name
+/// of its own, so that who kills by name does not hit both, and goes on if it
+/// was stopped.
+fn outlive() {
+    // SAFETY: the name is NUL-terminated, and the rest are plain numbers.
+    unsafe {
+        libc::prctl(libc::PR_SET_NAME, c"guardian".as_ptr());
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT);
+    }
 }
 
 /// Ends this process without running anything that the parent has registered.

@@ -24,8 +24,10 @@
 //! opens of a node by a symbolic link of another name or with O_CREAT (the
 //! node is then opened, and EBUSY comes, at the first call on it). A call that
 //! a signal interrupts before it is taken gives EINTR, as no VFIO call does.
-//! Under an ordinary user a process that is not dumpable (PR_SET_DUMPABLE) is
-//! not answered, which is said once. Programs run with PR_SET_NO_NEW_PRIVS.
+//! Under an ordinary user all memory of a process that is not dumpable
+//! (PR_SET_DUMPABLE) is reached as private memory is, and by a device only
+//! where the process itself may reach it: `/proc` keeps the rest for root.
+//! Programs run with PR_SET_NO_NEW_PRIVS.
 #![deny(unsafe_op_in_unsafe_fn)]
 #![warn(
     clippy::arithmetic_side_effects,

@@ -49,7 +49,7 @@ impl Nodes {
             copies.clear();
         }
         *copies.entry(seen.mount).or_insert_with(|| {
-            let mounts = thread.text("../mountinfo").ok()?;
+            let mounts = thread.text("mountinfo").ok()?;
             self.copy(&mounts, seen.mount)
         })
     }

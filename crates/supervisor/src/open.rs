@@ -54,7 +54,7 @@ impl Open {
         }
         let full = match (path.first(), self.directory) {
             (Some(b'/'), _) => path.to_vec(),
-            (_, libc::AT_FDCWD) => join(thread.link_of("../cwd").ok()?, path),
+            (_, libc::AT_FDCWD) => join(thread.own_link("cwd").ok()?, path),
             (_, directory) => join(thread.link(directory).ok()?, path),
         };
         let root = thread.root().ok()?;
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn a_path_is_resolved_from_the_callers_directory() {
         let id = rustix::thread::gettid().as_raw_pid().cast_unsigned();
-        let thread = crate::thread::Threads::default().get(id).unwrap();
+        let thread = crate::thread::Threads::default().get(id, || true).unwrap();
         let directory = std::env::temp_dir().join(format!("iogate-open-{id}"));
         std::fs::create_dir(&directory).unwrap();
         std::fs::write(directory.join("42"), "").unwrap();

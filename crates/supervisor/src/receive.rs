@@ -124,8 +124,7 @@ impl Receiver {
         let client = Calling::new(&self.core, &self.listener, &self.threads, call);
         if let Err(Errno::EACCES | Errno::EPERM) = client {
             self.warn(
-                "a process of the program may not be looked at (it is not dumpable, or runs as \
-                 another user): its VFIO calls are not answered",
+                "a process of the program may not be looked at: its VFIO calls are not answered",
             );
         }
         client.ok()

@@ -256,14 +256,12 @@ impl Waiting {
             PollFd::new(&self.control, PollFlags::IN),
         ];
         let _ = rustix::io::retry_on_intr(|| rustix::event::poll(&mut poll, None));
-        let [start, _] = &poll;
-        let from_start = start.revents().contains(PollFlags::IN);
-        let line = if from_start {
-            &self.start
-        } else {
-            &self.control
-        };
-        line.receive().ok().flatten()
+        let [start, control] = poll.map(|line| line.revents().contains(PollFlags::IN));
+        // A line that has ended can be read too: what the other still holds
+        // says why.
+        let from = |ready: bool, line: &Control| ready.then(|| line.receive().ok().flatten());
+        let message = from(start, &self.start).flatten();
+        message.or_else(|| from(control, &self.control).flatten())
     }
 }
 

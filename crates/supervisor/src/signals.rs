@@ -44,6 +44,7 @@ fn change_mask(how: i32, set: &libc::sigset_t) -> io::Result<libc::sigset_t> {
 pub(crate) struct Inherited {
     mask: libc::sigset_t,
     child: libc::sighandler_t,
+    file_size: libc::sighandler_t,
 }
 
 impl Inherited {
@@ -53,9 +54,20 @@ impl Inherited {
     pub(crate) fn take() -> io::Result<Self> {
         let blocked = set_of(PASSED_ON.into_iter().chain([libc::SIGCHLD]));
         let mask = change_mask(libc::SIG_BLOCK, &blocked)?;
-        // SAFETY: the default action is no handler.
-        let child = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-        Ok(Self { mask, child })
+        // A write past RLIMIT_FSIZE (of a trace, of a device's file) is to fail,
+        // not to kill.
+        // SAFETY: default and ignored are no handlers.
+        let (child, file_size) = unsafe {
+            (
+                libc::signal(libc::SIGCHLD, libc::SIG_DFL),
+                libc::signal(libc::SIGXFSZ, libc::SIG_IGN),
+            )
+        };
+        Ok(Self {
+            mask,
+            child,
+            file_size,
+        })
     }
 
     /// Gives both back to the calling process.
@@ -63,6 +75,10 @@ impl Inherited {
         if self.child == libc::SIG_IGN {
             // SAFETY: ignoring is no handler.
             unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+        }
+        if self.file_size == libc::SIG_DFL {
+            // SAFETY: the default action is no handler.
+            unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_DFL) };
         }
         let _ = change_mask(libc::SIG_SETMASK, &self.mask);
     }

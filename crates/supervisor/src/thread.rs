@@ -1,16 +1,14 @@
 //! A thread of the client that has made a noticed call: its descriptors, and
 //! the process that it belongs to.
 
-use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 use iogate_uapi::Errno;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
-use rustix::path::DecInt;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
 use crate::client_process::ClientProcess;
@@ -46,54 +44,61 @@ pub(crate) fn see(directory: impl AsFd, name: impl rustix::path::Arg) -> io::Res
     })
 }
 
-/// A thread, held by a directory of `/proc` that never becomes another's.
+/// A thread, held by files that never become those of another. They are had
+/// also of a process that is not dumpable, whose descriptors and memory `/proc`
+/// keeps for root.
 pub(crate) struct Thread {
-    id: u32,
-    /// `/proc/TID/fd`.
-    descriptors: OwnedFd,
-    pidfd: OnceCell<OwnedFd>,
-    process: RefCell<Arc<ClientProcess>>,
+    /// `/proc/TID`.
+    directory: OwnedFd,
+    /// Duplicates its descriptors, for less than a look into `/proc/TID/fd`.
+    pidfd: OwnedFd,
+    process: Arc<ClientProcess>,
 }
 
 impl Thread {
-    pub(crate) fn process(&self) -> Arc<ClientProcess> {
-        Arc::clone(&self.process.borrow())
+    pub(crate) fn process(&self) -> &Arc<ClientProcess> {
+        &self.process
     }
 
     /// What descriptor `fd` names; EBADF if it is not open, or the thread gone.
     pub(crate) fn see(&self, fd: i32) -> Result<Seen, Errno> {
-        let fd = u32::try_from(fd).map_err(|_| Errno::EBADF)?;
-        see(&self.descriptors, DecInt::new(fd)).map_err(|error| match error.raw_os_error() {
-            Some(errno) if errno != libc::ENOENT && errno != libc::ESRCH => Errno(errno),
-            _ => Errno::EBADF,
-        })
+        see(self.duplicate(fd)?, "").map_err(errno)
+    }
+
+    /// A duplicate of descriptor `fd`: the same open file, in this process.
+    /// EBADF if it is not open, or the thread gone.
+    pub(crate) fn duplicate(&self, fd: i32) -> Result<OwnedFd, Errno> {
+        if fd < 0 {
+            return Err(Errno::EBADF);
+        }
+        let flags = PidfdGetfdFlags::empty();
+        match rustix::process::pidfd_getfd(&self.pidfd, fd, flags) {
+            Err(rustix::io::Errno::SRCH) => Err(Errno::EBADF),
+            file => file.map_err(|error| errno(error.into())),
+        }
     }
 
     /// What the kernel shows as the link of descriptor `fd`.
     pub(crate) fn link(&self, fd: i32) -> io::Result<Vec<u8>> {
-        let fd = u32::try_from(fd).map_err(|_| io::ErrorKind::InvalidInput)?;
-        self.link_of(DecInt::new(fd))
+        let file = self.duplicate(fd);
+        link_of(&file.map_err(|errno| io::Error::from_raw_os_error(errno.0))?)
     }
 
-    /// What the kernel shows as a link of the thread (`../cwd`).
-    pub(crate) fn link_of(&self, name: impl rustix::path::Arg) -> io::Result<Vec<u8>> {
-        Ok(rustix::fs::readlinkat(&self.descriptors, name, Vec::new())?.into_bytes())
+    /// What the kernel shows as a link of the thread (`cwd`).
+    pub(crate) fn own_link(&self, name: &str) -> io::Result<Vec<u8>> {
+        Ok(rustix::fs::readlinkat(&self.directory, name, Vec::new())?.into_bytes())
     }
 
     /// The thread's root directory.
     pub(crate) fn root(&self) -> io::Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(
-            &self.descriptors,
-            "../root",
-            flags,
-            Mode::empty(),
-        )?)
+        let root = rustix::fs::openat(&self.directory, "root", flags, Mode::empty());
+        Ok(root?)
     }
 
     /// Whether exec closes descriptor `fd`.
     pub(crate) fn on_exec(&self, fd: i32) -> OnExec {
-        let text = self.text(&format!("../fdinfo/{fd}")).unwrap_or_default();
+        let text = self.text(&format!("fdinfo/{fd}")).unwrap_or_default();
         let flags = text
             .lines()
             .find_map(|line| line.strip_prefix("flags:"))
@@ -103,47 +108,34 @@ impl Thread {
 
     /// A small file of `/proc/TID`.
     pub(crate) fn text(&self, name: &str) -> io::Result<String> {
-        text_at(&self.descriptors, name)
-    }
-
-    /// A duplicate of descriptor `fd`: the same open file, in this process.
-    pub(crate) fn duplicate(&self, fd: i32) -> Result<OwnedFd, Errno> {
-        if fd < 0 {
-            return Err(Errno::EBADF);
-        }
-        let pidfd = match self.pidfd.get() {
-            Some(pidfd) => pidfd,
-            None => {
-                let opened = self.open_pidfd().map_err(errno)?;
-                self.pidfd.get_or_init(|| opened)
-            }
-        };
-        rustix::process::pidfd_getfd(pidfd, fd, PidfdGetfdFlags::empty())
-            .map_err(|error| errno(error.into()))
-    }
-
-    fn open_pidfd(&self) -> io::Result<OwnedFd> {
-        /// Names a thread, not its process (Linux 6.9). PIDFD_THREAD.
-        const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
-        let open = |id: u32, flags| {
-            let id = i32::try_from(id).ok().and_then(Pid::from_raw);
-            rustix::process::pidfd_open(id.ok_or(rustix::io::Errno::SRCH)?, flags)
-        };
-        match open(self.id, THREAD) {
-            Err(rustix::io::Errno::INVAL) => Ok(open(self.process().id(), PidfdFlags::empty())?),
-            opened => Ok(opened?),
-        }
+        text_at(&self.directory, name)
     }
 
     fn is_alive(&self) -> bool {
-        rustix::fs::accessat(
-            &self.descriptors,
-            "../stat",
-            rustix::fs::Access::EXISTS,
-            AtFlags::empty(),
-        )
-        .is_ok()
+        let exists = rustix::fs::Access::EXISTS;
+        rustix::fs::accessat(&self.directory, "stat", exists, AtFlags::empty()).is_ok()
     }
+}
+
+/// A file that names thread `id` of `process`, or `process` where the kernel
+/// has none for threads (before Linux 6.9).
+fn open_pidfd(id: u32, process: u32) -> io::Result<OwnedFd> {
+    /// PIDFD_THREAD.
+    const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
+    let open = |id: u32, flags| {
+        let id = i32::try_from(id).ok().and_then(Pid::from_raw);
+        rustix::process::pidfd_open(id.ok_or(rustix::io::Errno::SRCH)?, flags)
+    };
+    match open(id, THREAD) {
+        Err(rustix::io::Errno::INVAL) => Ok(open(process, PidfdFlags::empty())?),
+        opened => Ok(opened?),
+    }
+}
+
+/// What the kernel shows as the link of a descriptor of ours.
+pub(crate) fn link_of(file: &OwnedFd) -> io::Result<Vec<u8>> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(rustix::fs::readlink(path, Vec::new())?.into_bytes())
 }
 
 fn text_at(directory: impl AsFd, name: &str) -> io::Result<String> {
@@ -166,17 +158,26 @@ pub(crate) struct Threads {
 const MANY: usize = 512;
 
 impl Threads {
-    /// The thread with this number as it was last seen, or as it is now.
-    pub(crate) fn get(&mut self, id: u32) -> io::Result<Rc<Thread>> {
+    /// The thread with this number as it was last seen, or as it is now, which
+    /// counts if it `is_waiting` in a noticed call all the while.
+    pub(crate) fn get(
+        &mut self,
+        id: u32,
+        is_waiting: impl FnOnce() -> bool,
+    ) -> io::Result<Rc<Thread>> {
         match self.threads.get(&id) {
             Some(thread) => Ok(Rc::clone(thread)),
-            None => self.renewed(id),
+            None => self.renewed(id, is_waiting),
         }
     }
 
-    /// The thread with this number as it is now. While the thread waits in a
-    /// noticed call, it cannot have become another meanwhile.
-    pub(crate) fn renewed(&mut self, id: u32) -> io::Result<Rc<Thread>> {
+    /// The thread with this number as it is now. While it waits in a noticed
+    /// call, the number cannot have become that of another.
+    pub(crate) fn renewed(
+        &mut self,
+        id: u32,
+        is_waiting: impl FnOnce() -> bool,
+    ) -> io::Result<Rc<Thread>> {
         if self.threads.len() >= MANY {
             self.threads.retain(|_, thread| thread.is_alive());
             if self.threads.len() >= MANY / 2 {
@@ -186,26 +187,28 @@ impl Threads {
                 .retain(|_, process| process.strong_count() > 0);
         }
         self.threads.remove(&id);
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let descriptors = rustix::fs::open(format!("/proc/{id}/fd"), flags, Mode::empty())?;
-        let status = Status::parse(&text_at(&descriptors, "../status")?)
-            .ok_or(io::ErrorKind::InvalidData)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(format!("/proc/{id}"), flags, Mode::empty())?;
+        let status =
+            Status::parse(&text_at(&directory, "status")?).ok_or(io::ErrorKind::InvalidData)?;
         let known = self.processes.get(&status.process).and_then(Weak::upgrade);
         let process = match known.filter(|known| known.is_alive()) {
             Some(process) => process,
             None => {
                 self.spaces = self.spaces.wrapping_add(1);
-                let process = Arc::new(ClientProcess::open(id, &status, self.spaces)?);
-                self.processes
-                    .insert(status.process, Arc::downgrade(&process));
-                process
+                Arc::new(ClientProcess::open(id, &status, self.spaces)?)
             }
         };
+        let pidfd = open_pidfd(id, status.process)?;
+        if !is_waiting() {
+            return Err(rustix::io::Errno::SRCH.into());
+        }
+        self.processes
+            .insert(status.process, Arc::downgrade(&process));
         let thread = Rc::new(Thread {
-            id,
-            descriptors,
-            pidfd: OnceCell::new(),
-            process: RefCell::new(process),
+            directory,
+            pidfd,
+            process,
         });
         self.threads.insert(id, Rc::clone(&thread));
         Ok(thread)
@@ -244,7 +247,7 @@ mod tests {
 
     fn own() -> Rc<Thread> {
         let id = rustix::thread::gettid().as_raw_pid().cast_unsigned();
-        Threads::default().get(id).unwrap()
+        Threads::default().get(id, || true).unwrap()
     }
 
     #[test]
