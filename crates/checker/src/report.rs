@@ -1,7 +1,7 @@
 //! The machine-readable report. `docs/report.md` describes the schema.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use iogate_dma::Span;
@@ -64,12 +64,20 @@ impl Report {
     }
 
     /// Writes the report beside `path` and renames it into place, so that a
-    /// reader sees a whole report or none. `%p` in the name becomes
+    /// reader sees a whole report or none. A link is followed; what is no
+    /// regular file (a pipe, a device) is written to. `%p` in the name becomes
     /// `process`.
     pub fn write(&self, path: &Path, process: u32) -> io::Result<PathBuf> {
         let name = path.to_string_lossy().replace("%p", &process.to_string());
-        let target = PathBuf::from(&name);
-        let partial = PathBuf::from(format!("{name}.{process}.partial"));
+        let target = fs::canonicalize(&name).unwrap_or_else(|_| PathBuf::from(&name));
+        if fs::metadata(&target).is_ok_and(|found| !found.is_file()) {
+            let mut file = fs::OpenOptions::new().write(true).open(&target)?;
+            file.write_all(self.to_json().as_bytes())?;
+            return Ok(target);
+        }
+        let mut partial = target.clone().into_os_string();
+        partial.push(format!(".{process}.partial"));
+        let partial = PathBuf::from(partial);
         let written =
             fs::write(&partial, self.to_json()).and_then(|()| fs::rename(&partial, &target));
         if written.is_err() {

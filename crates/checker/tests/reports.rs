@@ -208,3 +208,17 @@ fn a_report_is_renamed_into_place() {
     assert_eq!(names, ["r-77.json"]);
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+#[test]
+fn a_link_to_a_report_is_followed_and_stays() {
+    let (checker, _) = checker();
+    let folder = std::env::temp_dir().join(format!("iogate-link-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (file, link) = (folder.join("file"), folder.join("link"));
+    std::fs::write(&file, "old").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    checker.finish().write(&link, 1).unwrap();
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    assert!(std::fs::read_to_string(&file).unwrap().contains("schema"));
+    std::fs::remove_dir_all(&folder).unwrap();
+}

@@ -3,13 +3,13 @@
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use iogate_checker::Checker;
-use iogate_supervisor::{Ended, Status, Unmapping};
+use iogate_supervisor::{StartError, Status, Unmapping};
 use iogate_sysfs::HostPci;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::session::{self, Refusal, Session};
 use crate::{OWN_FAILURE, trace};
@@ -97,6 +97,15 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     if options.trace_file.is_some() && options.traces.is_empty() {
         return refuse("--trace-file needs --trace PATTERN");
     }
+    if let Some(pattern) = options
+        .traces
+        .iter()
+        .find(|pattern| !trace::exists(pattern))
+    {
+        return refuse(format!(
+            "no trace event matches `{pattern}`; --trace help lists them"
+        ));
+    }
     if let Err(error) = trace::start(&options.traces, options.trace_file.as_deref()) {
         return refuse(format!("cannot write the trace: {error}"));
     }
@@ -146,14 +155,29 @@ fn supervise(
         },
     };
     let supervised = session.supervised(&machine, host_pci, program)?;
+    if let Some(path) = &options.report {
+        check_directory(path)?;
+    }
     let ended = match iogate_supervisor::run(supervised) {
         Ok(ended) => ended,
         Err(error) => {
             eprintln!("iogate: {error}");
+            if let StartError::Broken(why) = error {
+                let status = json!({ "broken": why });
+                write_report(options, &session.checker, status, std::process::id())?;
+            }
             return Ok(ExitCode::from(error.exit_code()));
         }
     };
-    let wrong = conclude(options, &session.checker, &ended);
+    let status = match ended.status {
+        Status::Exited(code) => json!({ "exited": code }),
+        Status::Signalled(signal) => json!({ "signalled": signal }),
+    };
+    write_report(options, &session.checker, status, ended.process)?;
+    let wrong = options.fail_on.iter().any(|what| match what {
+        FailOn::Faults => session.checker.faults() > 0,
+        FailOn::Leaks => session.checker.leaks() > 0,
+    });
     Ok(match ended.status {
         Status::Signalled(signal) => iogate_supervisor::die_of(signal),
         Status::Exited(0) if wrong => ExitCode::from(CHECK_FAILED),
@@ -161,37 +185,43 @@ fn supervise(
     })
 }
 
-/// Prints and writes what the checker found; whether `--fail-on` hit.
-fn conclude(options: &Options, checker: &Checker, ended: &Ended) -> bool {
+/// The report goes beside its final place first: that has to be possible.
+fn check_directory(path: &Path) -> Result<(), Refusal> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let found = std::fs::metadata(directory).and_then(|found| match found.is_dir() {
+        true => Ok(()),
+        false => Err(io::ErrorKind::NotADirectory.into()),
+    });
+    found.map_err(|error| cannot_write(path, &error))
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Refusal {
+    Refusal(format!(
+        "cannot write the report {}: {error}",
+        path.display()
+    ))
+}
+
+/// Prints what the checker found, and writes it if a report is wanted.
+fn write_report(
+    options: &Options,
+    checker: &Checker,
+    status: Value,
+    process: u32,
+) -> Result<(), Refusal> {
     let mut report = checker.finish();
-    report.set(
-        "program",
-        json!(
-            options
-                .program
-                .iter()
-                .map(|word| word.to_string_lossy())
-                .collect::<Vec<_>>()
-        ),
-    );
-    report.set("process", json!(ended.process));
-    report.set(
-        "status",
-        match ended.status {
-            Status::Exited(code) => json!({ "exited": code }),
-            Status::Signalled(signal) => json!({ "signalled": signal }),
-        },
-    );
-    if let Some(path) = &options.report
-        && let Err(error) = report.write(path, ended.process)
-    {
-        eprintln!(
-            "iogate: cannot write the report {}: {error}",
-            path.display()
-        );
+    let words = options.program.iter().map(|word| word.to_string_lossy());
+    report.set("program", json!(words.collect::<Vec<_>>()));
+    report.set("process", json!(process));
+    report.set("status", status);
+    match &options.report {
+        Some(path) => report
+            .write(path, process)
+            .map(drop)
+            .map_err(|error| cannot_write(path, &error)),
+        None => Ok(()),
     }
-    options.fail_on.iter().any(|what| match what {
-        FailOn::Faults => checker.faults() > 0,
-        FailOn::Leaks => checker.leaks() > 0,
-    })
 }

@@ -24,6 +24,13 @@ pub(crate) const EVENTS: &str = include_str!("../../../../docs/trace.md");
 
 const TARGET: &str = "iogate";
 
+/// Whether some event's name matches `pattern`.
+pub(crate) fn exists(pattern: &str) -> bool {
+    let rows = EVENTS.lines().filter_map(|line| line.strip_prefix("| `"));
+    let mut names = rows.filter_map(|row| row.split('`').next());
+    names.any(|name| glob::matches(pattern, name))
+}
+
 /// Starts tracing the events that match one of `patterns`, to standard error
 /// or to `file`; a file named `*.jsonl` gets JSON.
 pub(crate) fn start(patterns: &[String], file: Option<&Path>) -> io::Result<()> {
