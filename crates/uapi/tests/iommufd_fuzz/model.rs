@@ -597,7 +597,7 @@ impl Model {
         }
         if ranges
             .iter()
-            .any(|range| ioas.is_reserved(range.0, range.1 - range.0 + 1))
+            .any(|range| ioas.is_reserved(range.0, (range.1 - range.0).saturating_add(1)))
         {
             return Err(Errno::EADDRINUSE);
         }
