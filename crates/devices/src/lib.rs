@@ -4,6 +4,7 @@
 //! | model | what it is |
 //! |---|---|
 //! | [`edu`] | QEMU's educational device: a factorial, a DMA engine, INTx and MSI |
+//! | [`ioat`] | Intel's I/OAT DMA engine 3.3 with one channel |
 //! | [`nvme`] | an NVMe 1.4 controller with one namespace |
 //!
 //! [`build`] makes one by name; [`models`] lists them with their properties.
@@ -91,6 +92,7 @@
 )]
 
 pub mod edu;
+pub mod ioat;
 pub mod nvme;
 mod properties;
 mod registers;

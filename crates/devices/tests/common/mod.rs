@@ -230,6 +230,19 @@ impl Machine {
         self.finish(after);
     }
 
+    /// Reads `N` bytes of a BAR.
+    pub fn read<const N: usize>(&self, bar: u8, offset: u64) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.device.read_bar(bar, offset, &mut bytes);
+        bytes
+    }
+
+    /// Writes to a BAR and does the work that it leaves.
+    pub fn write(&mut self, bar: u8, offset: u64, bytes: &[u8]) {
+        let after = self.device.write_bar(bar, offset, bytes);
+        self.finish(after);
+    }
+
     /// Works until nothing is left; the quanta that it took.
     pub fn finish(&mut self, mut after: After) -> u32 {
         let mut quanta = 0;
