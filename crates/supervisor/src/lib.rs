@@ -12,7 +12,7 @@
 //! |---|---|
 //! | what is noticed | `filter`, `listener`, `receive` |
 //! | who calls | `thread`, `client_process`, `client`, `open`, `unmapping` |
-//! | what it holds | `object`, `held`, `core`, `watch`, `eventfd` |
+//! | what it holds | `object`, `held`, `kvm`, `core`, `watch`, `eventfd` |
 //! | its memory | `pages`, `shared` |
 //! | what it sees | `namespace`, `nodes` |
 //! | processes | `run`, `guardian`, `control`, `process`, `signals`, `alarm`, `worker` |
@@ -60,6 +60,7 @@ mod eventfd;
 mod filter;
 mod guardian;
 mod held;
+mod kvm;
 mod listener;
 mod namespace;
 mod nodes;

@@ -13,10 +13,11 @@ use iogate_uapi::{self as uapi, Answer, Client, Errno};
 use crate::client::Calling;
 use crate::core::{Core, Rest, errno};
 use crate::filter::{KVM_SET_DEVICE_ATTR, REGION_BIT};
+use crate::kvm::Machines;
 use crate::listener::{Call, Listener, OnExec, Reply};
 use crate::open::{Open, is_opened_at_once};
 use crate::say::say;
-use crate::thread::Threads;
+use crate::thread::{Threads, link_of};
 use crate::unmapping::taken_away;
 
 /// Pieces that a vector of buffers may have. UIO_MAXIOV.
@@ -58,17 +59,19 @@ pub(crate) struct Receiver {
     core: Arc<Core>,
     listener: Arc<Listener>,
     threads: RefCell<Threads>,
+    machines: RefCell<Machines>,
     warned: RefCell<Vec<&'static str>>,
 }
 
 impl Receiver {
-    pub(crate) fn new(core: Arc<Core>, listener: Arc<Listener>) -> Self {
-        Self {
+    pub(crate) fn new(core: Arc<Core>, listener: Arc<Listener>) -> io::Result<Self> {
+        Ok(Self {
             core,
             listener,
             threads: RefCell::default(),
+            machines: RefCell::new(Machines::new()?),
             warned: RefCell::default(),
-        }
+        })
     }
 
     /// Takes calls until nobody is left to make one.
@@ -170,14 +173,18 @@ impl Receiver {
         fd: i32,
         argument: u64,
     ) -> Result<Outcome, Errno> {
-        let link = client.thread().link(fd).unwrap_or_default();
-        if link != b"anon_inode:kvm-vfio" {
+        let Ok(file) = client.thread().duplicate(fd) else {
+            return Ok(CONTINUE);
+        };
+        if !link_of(&file).is_ok_and(|link| link == b"anon_inode:kvm-vfio") {
             return Ok(CONTINUE);
         }
-        // All of KVM's files share one inode: within a process the number of
-        // the descriptor tells its virtual machines apart.
-        let machine = client.address_space() << 32 | u64::from(call.uint(0));
-        match uapi::kvm_device_attr(&self.core.host, machine, argument, client)? {
+        let host = &self.core.host;
+        let machine = self
+            .machines
+            .borrow_mut()
+            .number(&file, |closed| host.kvm_close(closed));
+        match uapi::kvm_device_attr(host, machine.map_err(errno)?, argument, client)? {
             Some(answer) => Ok(self.finish(call, answer)),
             None => Ok(CONTINUE),
         }

@@ -278,7 +278,7 @@ fn serve(session: Session, started: &Started, alarm: &Alarm) -> Result<Arc<Core>
     start_thread("watch", alarm, move || watching.watch())?;
     let (serving, listener) = (Arc::clone(&core), Arc::clone(&started.listener));
     start_thread("receive", alarm, move || {
-        Receiver::new(serving, listener).run()
+        Receiver::new(serving, listener)?.run()
     })?;
     // If the program is gone already, the guardian will say so.
     let _ = started.start.send(Word::Go, &[]);

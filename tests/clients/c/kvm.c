@@ -26,25 +26,25 @@ static int delete(int device, int file)
 }
 
 // A VM with KVM's VFIO pseudo device.
-static int make_device(int kvm)
+static int make_device(int kvm, int *vm)
 {
 	struct kvm_create_device device = { .type = KVM_DEV_TYPE_VFIO };
-	int vm = ioctl(kvm, KVM_CREATE_VM, 0);
 
-	CHECK(vm >= 0, "KVM_CREATE_VM");
-	WORKS(ioctl(vm, KVM_CREATE_DEVICE, &device));
+	*vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	CHECK(*vm >= 0, "KVM_CREATE_VM");
+	WORKS(ioctl(*vm, KVM_CREATE_DEVICE, &device));
 	return device.fd;
 }
 
 void kvm(void)
 {
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	int vm, other, copy;
+	int vm, other, copy, again, machine, other_machine;
 	struct session s = open_legacy(find_edu(), VFIO_TYPE1v2_IOMMU), bound;
 
 	CHECK(kvm >= 0, "open /dev/kvm");
-	vm = make_device(kvm);
-	other = make_device(kvm);
+	vm = make_device(kvm, &machine);
+	other = make_device(kvm, &other_machine);
 	WORKS(add(vm, s.group));
 	REFUSED(EEXIST, add(vm, s.group));
 	copy = dup(s.group);
@@ -72,6 +72,24 @@ void kvm(void)
 	REFUSED(ENOENT, delete(vm, s.group));
 	WORKS(add(vm, s.group));
 	ok("a group is deleted and added again");
+
+	copy = dup(vm);
+	close(vm);
+	REFUSED(EEXIST, add(copy, s.group));
+	CHECK(dup2(other, vm) == vm, "dup2");
+	REFUSED(EEXIST, add(vm, s.group));
+	WORKS(delete(other, s.group));
+	WORKS(add(vm, s.group));
+	close(copy);
+	close(vm);
+	close(machine);
+	again = make_device(kvm, &copy);
+	CHECK(copy == vm || copy == machine, "the VM is %d", copy);
+	CHECK(again == vm || again == machine, "the device is %d", again);
+	WORKS(add(again, s.group));
+	REFUSED(EEXIST, add(again, s.group));
+	REFUSED(EEXIST, add(other, s.group));
+	ok("an open file is known by itself, not by its number");
 	close_session(&bound);
 	close_session(&s);
 }
