@@ -1,7 +1,7 @@
 //! A worker's way to memory and interrupts for as long as one life of its
 //! function lasts.
 
-use iogate_dma::{Access, DmaError, Iova, Line, Port};
+use iogate_dma::{Access, DmaError, Iova, Line, Port, Width};
 
 use crate::Endpoint;
 
@@ -69,6 +69,29 @@ impl<'w> Bus<'w> {
         Ok(bytes)
     }
 
+    /// Reads `width` bytes at `iova` as one access with acquire order, where
+    /// memory can do that: an index before what it announces.
+    pub fn load(&mut self, iova: Iova, width: Width) -> Result<u64, BusError> {
+        self.check(iova, bytes(width), Access::Read)?;
+        let (endpoint, life) = (self.endpoint, self.life);
+        let done = self
+            .port
+            .load_while(iova, width, || endpoint.life() == life);
+        done.map_err(BusError::from)
+    }
+
+    /// Writes the low `width` bytes of `value` at `iova` as one access with
+    /// release order, where memory can do that: an index after what it
+    /// announces.
+    pub fn store(&mut self, iova: Iova, width: Width, value: u64) -> Result<(), BusError> {
+        self.check(iova, bytes(width), Access::Write)?;
+        let (endpoint, life) = (self.endpoint, self.life);
+        let done = self
+            .port
+            .store_while(iova, width, value, || endpoint.life() == life);
+        done.map_err(BusError::from)
+    }
+
     /// [`Endpoint::raise`], unless the life has ended.
     pub fn raise(&self, vector: u16) {
         self.endpoint.raise_in(self.life, vector);
@@ -98,6 +121,15 @@ impl<'w> Bus<'w> {
             return Err(self.port.not_master(iova, length, access).into());
         }
         Ok(())
+    }
+}
+
+fn bytes(width: Width) -> usize {
+    match width {
+        Width::Byte => 1,
+        Width::Word => 2,
+        Width::Dword => 4,
+        Width::Qword => 8,
     }
 }
 

@@ -189,7 +189,9 @@ impl Endpoint {
     pub fn set_multifunction(&self) {
         const MULTIFUNCTION: u8 = 1 << 7;
         let mut state = self.lock();
-        state.config.define(register::HEADER_TYPE, &[MULTIFUNCTION], &[]);
+        state
+            .config
+            .define(register::HEADER_TYPE, &[MULTIFUNCTION], &[]);
     }
 
     /// The life that the function is in.

@@ -1,8 +1,14 @@
 //! The contract of a device model: one PCI function behind its registers.
 
+use std::sync::Arc;
+
 use iogate_dma::Port;
 
-use crate::Endpoint;
+use crate::{ConfigEffect, Endpoint};
+
+/// Says to the worker of a function that it has something to do, from any
+/// thread: for what comes from elsewhere than a register access.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// What a register access leaves for the function's worker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,6 +69,23 @@ pub trait Function: Send + Sync {
     /// Does one bounded quantum of what is pending; says whether more is. No
     /// lock is held while the port is used. Called by one thread at a time.
     fn work(&self, port: &mut Port) -> After;
+
+    /// Reads configuration space at any offset, in any length. A model of
+    /// which a capability leads to its registers adds to it.
+    fn read_config(&self, offset: u64, into: &mut [u8]) {
+        self.endpoint().read_config(offset, into);
+    }
+
+    /// Writes configuration space at any offset, in any length, as for
+    /// [`read_config`](Self::read_config).
+    fn write_config(&self, offset: u64, from: &[u8]) -> (ConfigEffect, After) {
+        (self.endpoint().write_config(offset, from), After::Nothing)
+    }
+
+    /// Gives the function the way to its own worker, once, before anything
+    /// else. Models to which nothing comes but register accesses have no use
+    /// for it.
+    fn attend(&self, _wake: Wake) {}
 
     /// Returns the device's own state to that of power-on. The caller has
     /// reset the endpoint before, and waits for a grace afterwards.

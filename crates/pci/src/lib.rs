@@ -3,7 +3,7 @@
 //!
 //! | part | items |
 //! |---|---|
-//! | a device model | [`Function`], [`After`], [`ResetKind`] |
+//! | a device model | [`Function`], [`After`], [`ResetKind`], [`Wake`] |
 //! | what every model has in common | [`Endpoint`], built by a [`Builder`] |
 //! | what a model's worker uses | [`Bus`], which dies with the [`Life`] it belongs to |
 //! | configuration registers | [`config`] |
@@ -73,6 +73,6 @@ pub use bar::{Bar, BarSpace, BarWidth};
 pub use bus::{Bus, BusError, Life};
 pub use config::Command;
 pub use endpoint::{ConfigEffect, Endpoint, InterruptError};
-pub use function::{After, Function, ResetKind};
+pub use function::{After, Function, ResetKind, Wake};
 pub use layout::{Builder, Identity, LayoutError, Msi, MsixLayout};
 pub use msix::Msix;
