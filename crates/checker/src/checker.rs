@@ -5,7 +5,7 @@ use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use iogate_dma::{Fault, FaultSink, Rights, Source, Span};
+use iogate_dma::{Fault, FaultReason, FaultSink, Rights, Source, Span};
 use iogate_host::{Actor, Observer, SpaceId, Via};
 
 use crate::cause::{CauseKey, Causes, MAX_PRINTED};
@@ -191,6 +191,16 @@ impl Observer for Checker {
 
 impl FaultSink for Checker {
     fn fault(&self, fault: &Fault) {
+        if fault.reason == FaultReason::Injected {
+            // No fault of the program's: its cause is told of elsewhere, and
+            // the device's answer is to it.
+            let mut guard = self.lock();
+            let state = &mut *guard;
+            if let Some(earlier) = state.unanswered.remove(&fault.source_id) {
+                self.print_first(state, earlier);
+            }
+            return;
+        }
         tracing::event!(
             name: "dma_fault",
             target: "iogate",

@@ -222,3 +222,13 @@ fn a_link_to_a_report_is_followed_and_stays() {
     assert!(std::fs::read_to_string(&file).unwrap().contains("schema"));
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+#[test]
+fn what_was_injected_is_no_fault_of_the_program() {
+    let (checker, paper) = checker();
+    checker.fault(&fault(0x1000, Access::Read, FaultReason::Injected));
+    checker.answered(source(), "answered NVMe status 0x04, sq 1 cid 17");
+    assert_eq!(checker.faults(), 0);
+    checker.finish();
+    assert_eq!(paper.text(), "");
+}

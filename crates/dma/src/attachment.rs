@@ -15,7 +15,11 @@ use crate::Translate;
 pub struct Attachment {
     version: AtomicU64,
     space: Mutex<Option<Arc<dyn Translate>>>,
+    link: Option<Link>,
 }
+
+/// What makes a further link of the chain before an address space.
+type Link = Box<dyn Fn(Arc<dyn Translate>) -> Arc<dyn Translate> + Send + Sync>;
 
 impl Attachment {
     /// Attached to nothing.
@@ -23,8 +27,23 @@ impl Attachment {
         Self::default()
     }
 
+    /// Attached to nothing; requests pass what `link` makes of a space before
+    /// they enter that space.
+    pub fn through(
+        link: impl Fn(Arc<dyn Translate>) -> Arc<dyn Translate> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            link: Some(Box::new(link)),
+            ..Self::default()
+        }
+    }
+
     /// Attaches to `space`, or to nothing.
     pub fn set(&self, space: Option<Arc<dyn Translate>>) {
+        let space = match &self.link {
+            Some(link) => space.map(link),
+            None => space,
+        };
         let mut held = self.space.lock().unwrap_or_else(PoisonError::into_inner);
         *held = space;
         self.version.fetch_add(1, Ordering::SeqCst);

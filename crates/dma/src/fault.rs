@@ -40,6 +40,8 @@ pub enum FaultReason {
     Blocked,
     /// The function's Bus Master Enable bit is clear.
     NotMaster,
+    /// It was to fail, so that its failure can be tested.
+    Injected,
 }
 
 impl fmt::Display for FaultReason {
@@ -51,6 +53,7 @@ impl fmt::Display for FaultReason {
             Self::Reserved => "reserved address",
             Self::Blocked => "the device is attached to no address space",
             Self::NotMaster => "bus mastering is disabled",
+            Self::Injected => "injected",
         })
     }
 }

@@ -89,7 +89,10 @@ impl Host {
         match region {
             Region::Bar(bar) => slot.read_bar(bar, offset, into),
             Region::Config => {
-                self.read_config(slot, offset, into);
+                match self.config_answers(slot) {
+                    true => self.read_config(slot, offset, into),
+                    false => into.fill(0xff),
+                }
                 Ok(())
             }
             Region::Rom | Region::Vga => Err(Error::invalid("the device has no such region")),
@@ -115,9 +118,15 @@ impl Host {
                     ..Retired::default()
                 })
             }
+            Region::Config if !self.config_answers(slot) => Ok(Retired::default()),
             Region::Config => Ok(self.write_config(slot, offset, from)),
             Region::Rom | Region::Vga => Err(Error::invalid("the device has no such region")),
         }
+    }
+
+    fn config_answers(&self, slot: &Slot) -> bool {
+        let interposer = self.interposer();
+        interposer.is_none_or(|interposer| interposer.answers(slot.device.source))
     }
 
     /// An access ends a state of low power that is to be woken from.

@@ -14,8 +14,8 @@ use crate::ledger::{Charge, Ledger, Payer};
 use crate::private::{Piece, PrivateMemory};
 use crate::slot::Slot;
 use crate::{
-    Actor, Caller, Device, Error, ErrorKind, FileId, Group, HostConfig, Ioas, Memlock, MemlockMode,
-    Retired, SpaceId,
+    Actor, Caller, Device, Error, ErrorKind, FileId, Group, HostConfig, Interpose, Ioas, Memlock,
+    MemlockMode, Retired, SpaceId,
 };
 
 /// What can be opened by name.
@@ -85,6 +85,7 @@ pub(crate) struct State {
 /// thread; region accesses of different devices do not wait for each other.
 pub struct Host {
     pub(crate) config: HostConfig,
+    interposer: Option<Arc<dyn Interpose>>,
     pub(crate) slots: Vec<Slot>,
     files: RwLock<BTreeMap<FileId, File>>,
     next_file: AtomicU64,
@@ -94,6 +95,11 @@ pub struct Host {
 impl Host {
     /// A host on which nothing is open.
     pub fn new(config: HostConfig) -> Arc<Self> {
+        Self::interposed(config, None)
+    }
+
+    /// As [`new`](Self::new); `interposer` is asked before calls are run.
+    pub fn interposed(config: HostConfig, interposer: Option<Arc<dyn Interpose>>) -> Arc<Self> {
         let mut groups: BTreeMap<u32, Group> = config
             .groups
             .iter()
@@ -121,7 +127,13 @@ impl Host {
                 ledger: Arc::default(),
             }),
             config,
+            interposer,
         })
+    }
+
+    /// Who is asked before calls are run.
+    pub fn interposer(&self) -> Option<&dyn Interpose> {
+        self.interposer.as_deref()
     }
 
     /// What the host consists of.

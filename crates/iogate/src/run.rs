@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use iogate_checker::Checker;
+use iogate_inject::Injection;
 use iogate_supervisor::{StartError, Status, Unmapping};
 use iogate_sysfs::HostPci;
 use serde_json::{Value, json};
@@ -16,6 +17,9 @@ use crate::{OWN_FAILURE, trace};
 
 /// The program ended well, but `--fail-on` hit.
 const CHECK_FAILED: u8 = 99;
+
+/// What `--inject help` prints.
+const INJECTIONS: &str = include_str!("../../../docs/inject.md");
 
 /// What the command line asks for.
 #[derive(clap::Args, Debug)]
@@ -39,6 +43,12 @@ pub(crate) struct Options {
     /// End with status 99 if there were any and the program ended with 0
     #[arg(long, value_name = "WHAT")]
     fail_on: Vec<FailOn>,
+    /// Have calls, DMA, interrupts or devices fail; `help` has the grammar
+    #[arg(long = "inject", value_name = "RULES")]
+    injections: Vec<String>,
+    /// What rules with a percentage are decided by
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    inject_seed: u64,
     /// Show the machine's own PCI devices and groups too
     #[arg(long)]
     host_pci: bool,
@@ -73,6 +83,7 @@ impl Options {
             && self.trace_file.is_none()
             && self.report.is_none()
             && self.fail_on.is_empty()
+            && self.injections.is_empty()
             && !self.host_pci
     }
 }
@@ -84,6 +95,9 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     }
     if options.devices.iter().any(|device| device == "help") {
         return print(&session::models_help());
+    }
+    if options.injections.iter().any(|rules| rules == "help") {
+        return print(INJECTIONS);
     }
     let Some((program, arguments)) = options.program.split_first() else {
         return refuse("no program is named: iogate run [OPTIONS] -- PROGRAM [ARGS]");
@@ -141,7 +155,8 @@ fn supervise(
     arguments: &[OsString],
 ) -> Result<ExitCode, Refusal> {
     let machine = session::load(options.machine.as_deref(), &options.devices)?;
-    let session = Session::new(&machine)?;
+    let injection = session::injection(&machine, &options.injections, options.inject_seed)?;
+    let session = Session::new(&machine, injection.as_ref())?;
     let host_pci = match options.host_pci {
         true => HostPci::Shown,
         false => HostPci::Hidden,
@@ -164,7 +179,13 @@ fn supervise(
             eprintln!("iogate: {error}");
             if let StartError::Broken(why) = error {
                 let status = json!({ "broken": why });
-                write_report(options, &session.checker, status, std::process::id())?;
+                write_report(
+                    options,
+                    &session.checker,
+                    injection.as_deref(),
+                    status,
+                    std::process::id(),
+                )?;
             }
             return Ok(ExitCode::from(error.exit_code()));
         }
@@ -173,7 +194,13 @@ fn supervise(
         Status::Exited(code) => json!({ "exited": code }),
         Status::Signalled(signal) => json!({ "signalled": signal }),
     };
-    write_report(options, &session.checker, status, ended.process)?;
+    write_report(
+        options,
+        &session.checker,
+        injection.as_deref(),
+        status,
+        ended.process,
+    )?;
     let wrong = options.fail_on.iter().any(|what| match what {
         FailOn::Faults => session.checker.faults() > 0,
         FailOn::Leaks => session.checker.leaks() > 0,
@@ -209,10 +236,17 @@ fn cannot_write(path: &Path, error: &io::Error) -> Refusal {
 fn write_report(
     options: &Options,
     checker: &Checker,
+    injection: Option<&Injection>,
     status: Value,
     process: u32,
 ) -> Result<(), Refusal> {
     let mut report = checker.finish();
+    if let Some(injection) = injection {
+        for line in injection.summary() {
+            eprintln!("iogate: {line}");
+        }
+        report.set("injected", injection.report());
+    }
     let words = options.program.iter().map(|word| word.to_string_lossy());
     report.set("program", json!(words.collect::<Vec<_>>()));
     report.set("process", json!(process));

@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use iogate_checker::{Checker, Outside};
 use iogate_devices::{Properties, Slot, Value};
-use iogate_dma::{Attachment, Gate, Iova, Source};
+use iogate_dma::{Attachment, Gate, Interrupts, Iova, Source};
 use iogate_host::{
-    Actor, Device, GroupConfig, Host, HostConfig, Iommu, MemlockMode, Node, Reserved, ReservedKind,
+    Actor, Device, GroupConfig, Host, HostConfig, Interpose, Iommu, MemlockMode, Node, Reserved,
+    ReservedKind,
 };
+use iogate_inject::Injection;
 use iogate_interrupt::{Delivery, Window};
 use iogate_machine::{self as machine, Driver, FunctionEntry, Machine};
 use iogate_memory::ClientMemory;
@@ -111,10 +113,36 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The failures that rules of `--inject` make on this machine.
+pub(crate) fn injection(
+    machine: &Machine,
+    rules: &[String],
+    seed: u64,
+) -> Result<Option<Arc<Injection>>, Refusal> {
+    if rules.is_empty() {
+        return Ok(None);
+    }
+    let devices: Vec<_> = machine
+        .devices()
+        .map(|(_, entry, device)| (entry.source(), device.model.clone()))
+        .collect();
+    match Injection::new(rules, seed, &devices) {
+        Ok(injection) => Ok(Some(Arc::new(injection))),
+        Err(error) => Err(Refusal(error.to_string())),
+    }
+}
+
 /// Builds the model of each device function, with its BARs placed as firmware
 /// would.
-pub(crate) fn build_devices(machine: &Machine) -> Result<(Arc<Delivery>, Functions), Refusal> {
+pub(crate) fn build_devices(
+    machine: &Machine,
+    injection: Option<&Arc<Injection>>,
+) -> Result<(Arc<Delivery>, Functions), Refusal> {
     let delivery = Arc::new(Delivery::new(message_window(machine)));
+    let interrupts: Arc<dyn Interrupts> = match injection {
+        Some(injection) => injection.interrupts(delivery.clone()),
+        None => delivery.clone(),
+    };
     let mut functions = Vec::new();
     for (index, entry, device) in machine.devices() {
         let properties: Properties = device
@@ -124,13 +152,17 @@ pub(crate) fn build_devices(machine: &Machine) -> Result<(Arc<Delivery>, Functio
             .collect();
         let slot = Slot {
             source: entry.source(),
-            interrupts: delivery.clone(),
+            interrupts: interrupts.clone(),
         };
         let function = iogate_devices::build(&device.model, &properties, slot)
             .map_err(|error| Refusal(format!("{}: {}: {error}", device.place, device.model)))?;
         if entry.placed.multifunction {
             function.endpoint().set_multifunction();
         }
+        let function = match injection {
+            Some(injection) => injection.function(function),
+            None => function,
+        };
         functions.push((index, function));
     }
     place::bars(functions.iter().map(|(_, function)| function.endpoint()))
@@ -164,8 +196,11 @@ fn message_window(machine: &Machine) -> Window {
 
 impl Session {
     /// Builds everything that a session of `machine` consists of.
-    pub(crate) fn new(machine: &Machine) -> Result<Self, Refusal> {
-        let (delivery, functions) = build_devices(machine)?;
+    pub(crate) fn new(
+        machine: &Machine,
+        injection: Option<&Arc<Injection>>,
+    ) -> Result<Self, Refusal> {
+        let (delivery, functions) = build_devices(machine, injection)?;
         let memory = ClientMemory::new()
             .map_err(|error| Refusal(format!("cannot reserve address space: {error}")))?;
         let memory = Arc::new(memory);
@@ -193,7 +228,10 @@ impl Session {
                 group: entry.group,
                 cdev,
                 function: function.clone(),
-                attachment: Arc::new(Attachment::new()),
+                attachment: Arc::new(match injection {
+                    Some(injection) => injection.attachment(),
+                    None => Attachment::new(),
+                }),
                 iommu: iommu.clone(),
             }));
         }
@@ -214,7 +252,7 @@ impl Session {
                 viable: machine.is_viable(group),
             })
             .collect();
-        let host = Host::new(HostConfig {
+        let config = HostConfig {
             groups,
             devices,
             dma_entry_limit: machine.dma_entry_limit(),
@@ -226,7 +264,9 @@ impl Session {
             gate: Arc::new(Gate::new()),
             delivery,
             observer: checker.clone(),
-        });
+        };
+        let interposer = injection.map(|injection| injection.clone() as Arc<dyn Interpose>);
+        let host = Host::interposed(config, interposer);
         Ok(Self {
             host,
             checker,

@@ -4,7 +4,7 @@
 use iogate_host::{FileId, FileKind, Host};
 
 use crate::vfio::{self, Call};
-use crate::{Answer, Client, Errno, iommufd};
+use crate::{Answer, Client, Errno, calls, iommufd};
 
 /// One ioctl on one of our files: `command` is its full number, `argument`
 /// what the program passed with it.
@@ -21,7 +21,14 @@ pub fn ioctl(
         argument,
         client,
     };
-    match host.kind(file).ok_or(Errno::EBADF)? {
+    let kind = host.kind(file).ok_or(Errno::EBADF)?;
+    if host.interposer().is_some()
+        && let Some(name) = calls::name(kind, command)
+        && let Some(answer) = calls::interposed(host, kind, name)
+    {
+        return Ok(answer);
+    }
+    match kind {
         FileKind::Container => vfio::container::ioctl(&call, command),
         FileKind::Group(number) => vfio::group::ioctl(&call, number, command),
         FileKind::Device(_) => vfio::device::ioctl(&call, command),

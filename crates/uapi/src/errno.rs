@@ -20,15 +20,18 @@ macro_rules! errnos {
                     _ => "errno",
                 }
             }
+
+            /// All that have a name.
+            pub const NAMED: &[Self] = &[$(Self::$name),*];
         }
     };
 }
 
 errnos! {
-    EPERM = 1, ENOENT = 2, EIO = 5, ENXIO = 6, E2BIG = 7, EBADF = 9, ENOMEM = 12, EACCES = 13,
+    EPERM = 1, ENOENT = 2, EINTR = 4, EIO = 5, ENXIO = 6, E2BIG = 7, EBADF = 9, EAGAIN = 11, ENOMEM = 12, EACCES = 13,
     EFAULT = 14, EBUSY = 16, EEXIST = 17, ENODEV = 19, EINVAL = 22, EMFILE = 24, ENOTTY = 25,
-    ENOSPC = 28, ESPIPE = 29, ERANGE = 34, ENOMSG = 42, EOVERFLOW = 75, EBADFD = 77, EMSGSIZE = 90,
-    EOPNOTSUPP = 95, EADDRINUSE = 98,
+    ENOSPC = 28, ESPIPE = 29, ERANGE = 34, ENOSYS = 38, ENOMSG = 42, EOVERFLOW = 75, EBADFD = 77, EMSGSIZE = 90,
+    EOPNOTSUPP = 95, EADDRINUSE = 98, ETIMEDOUT = 110,
 }
 
 impl From<ErrorKind> for Errno {

@@ -7,7 +7,7 @@ use tracing::Level;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::trace::Told;
-use crate::{Answer, Client, Errno, Named};
+use crate::{Answer, Client, Errno, Named, calls};
 
 /// KVM_DEV_VFIO_FILE, also called KVM_DEV_VFIO_GROUP.
 const FILE: u32 = 1;
@@ -48,6 +48,12 @@ pub fn kvm_device_attr(
     let Named::Ours(file) = client.named(fd)? else {
         return Ok(None);
     };
+    let refused = host
+        .interposer()
+        .and_then(|interposer| interposer.call(calls::KVM_VFIO_FILE, None));
+    if let Some(errno) = refused {
+        return Err(Errno(errno));
+    }
     let before = host.kvm_coherency(machine);
     let outcome = change(host, machine, attr.attr, file);
     let after = *outcome.as_ref().unwrap_or(&before);

@@ -21,6 +21,7 @@
 )]
 
 mod answer;
+mod calls;
 mod client;
 mod dispatch;
 mod errno;
@@ -31,6 +32,7 @@ mod trace;
 mod vfio;
 
 pub use answer::{After, Answer};
+pub use calls::names as call_names;
 pub use client::{BadAddress, Client, Named};
 pub use dispatch::ioctl;
 pub use errno::Errno;

@@ -4,7 +4,7 @@
 
 use iogate_host::{FileId, FileKind, Host, Region, Retired};
 
-use crate::{Answer, Client, Errno};
+use crate::{Answer, Client, Errno, calls};
 
 /// Bit 52 marks offsets of ours, so that a filter sees them; the region's index
 /// stands from bit 40 up, as in the kernel.
@@ -53,6 +53,9 @@ pub fn read(
     pieces: &[(u64, u64)],
     client: &dyn Client,
 ) -> Result<Answer, Errno> {
+    if let Some(answer) = interposed(host, file, "region_read") {
+        return Ok(answer);
+    }
     let result = transfer(
         host,
         file,
@@ -76,6 +79,9 @@ pub fn write(
     pieces: &[(u64, u64)],
     client: &dyn Client,
 ) -> Result<Answer, Errno> {
+    if let Some(answer) = interposed(host, file, "region_write") {
+        return Ok(answer);
+    }
     let result = transfer(
         host,
         file,
@@ -88,6 +94,10 @@ pub fn write(
     );
     tell(&result, file, offset, Direction::Write);
     result
+}
+
+fn interposed(host: &Host, file: FileId, name: &'static str) -> Option<Answer> {
+    calls::interposed(host, host.kind(file)?, name)
 }
 
 enum Direction {
