@@ -1,0 +1,184 @@
+//! What the comparison with the processor does not reach: repetition in
+//! pieces, memory that says no, instructions that few processors have.
+
+#![allow(missing_docs)]
+
+use std::collections::BTreeMap;
+
+use iogate_x86::{
+    Done, Inaccessible, Layout, Memory, NoVectors, Registers, Stopped, Vectors, Xsave, execute,
+};
+
+/// Sparse bytes; those never written read as zero, and from `end` on there are
+/// none.
+struct Bytes {
+    bytes: BTreeMap<u64, u8>,
+    end: u64,
+}
+
+impl Bytes {
+    fn until(end: u64) -> Self {
+        Self {
+            bytes: BTreeMap::new(),
+            end,
+        }
+    }
+}
+
+impl Memory for Bytes {
+    fn read(&mut self, address: u64, into: &mut [u8]) -> Result<(), Inaccessible> {
+        for (at, byte) in (address..).zip(into) {
+            if at >= self.end {
+                return Err(Inaccessible(at));
+            }
+            *byte = self.bytes.get(&at).copied().unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, address: u64, from: &[u8]) -> Result<(), Inaccessible> {
+        for (at, byte) in (address..).zip(from) {
+            if at >= self.end {
+                return Err(Inaccessible(at));
+            }
+            self.bytes.insert(at, *byte);
+        }
+        Ok(())
+    }
+}
+
+fn run(code: &[u8], registers: &mut Registers, memory: &mut Bytes) -> Result<Done, Stopped> {
+    execute(code, registers, &mut NoVectors, memory)
+}
+
+/// rep stosb
+const FILL: [u8; 2] = [0xf3, 0xaa];
+
+#[test]
+fn a_long_repetition_is_done_in_pieces() {
+    let mut memory = Bytes::until(u64::MAX);
+    let mut registers = Registers::default();
+    registers.general[0] = 0x5a;
+    registers.general[1] = 10_000;
+    registers.general[7] = 0x1000;
+    let mut pieces = 1;
+    while run(&FILL, &mut registers, &mut memory) == Ok(Done::Partly) {
+        assert_eq!(registers.rip, 0);
+        pieces += 1;
+    }
+    assert_eq!((registers.rip, registers.general[1]), (2, 0));
+    assert_eq!(registers.general[7], 0x1000 + 10_000);
+    assert_eq!((memory.bytes.len(), pieces), (10_000, 3));
+}
+
+#[test]
+fn a_repetition_that_meets_the_end_of_memory_keeps_what_it_has_done() {
+    let mut memory = Bytes::until(0x1005);
+    let mut registers = Registers::default();
+    registers.general[1] = 8;
+    registers.general[7] = 0x1000;
+    let stopped = run(&FILL, &mut registers, &mut memory);
+    assert_eq!(stopped, Err(Stopped::Inaccessible(Inaccessible(0x1005))));
+    assert_eq!(
+        (registers.rip, registers.general[1], registers.general[7]),
+        (0, 3, 0x1005)
+    );
+}
+
+#[test]
+fn memory_that_says_no_leaves_registers_alone() {
+    let mut registers = Registers::default();
+    registers.general[4] = 0x2000;
+    registers.general[3] = 0x1000;
+    let before = registers;
+    // pop [rbx]
+    let stopped = run(&[0x8f, 0x03], &mut registers, &mut Bytes::until(0x1000));
+    assert_eq!(stopped, Err(Stopped::Inaccessible(Inaccessible(0x2000))));
+    assert_eq!(registers, before);
+}
+
+#[test]
+fn sixty_four_bytes_move_at_once() {
+    let mut memory = Bytes::until(u64::MAX);
+    for at in 0..64 {
+        memory.bytes.insert(0x1000 + u64::from(at), at);
+    }
+    let mut registers = Registers::default();
+    registers.general[3] = 0x1000;
+    registers.general[2] = 0x4000;
+    // movdir64b rdx, [rbx]
+    let code = [0x66, 0x0f, 0x38, 0xf8, 0x13];
+    assert_eq!(run(&code, &mut registers, &mut memory), Ok(Done::Completed));
+    assert_eq!(memory.bytes.get(&0x403f), Some(&63));
+    // movdiri [rbx], rax
+    registers.general[0] = 0x1122_3344_5566_7788;
+    registers.rip = 0;
+    let code = [0x48, 0x0f, 0x38, 0xf9, 0x03];
+    assert_eq!(run(&code, &mut registers, &mut memory), Ok(Done::Completed));
+    assert_eq!(memory.bytes.get(&0x1000), Some(&0x88));
+}
+
+#[test]
+fn what_is_not_known_is_named() {
+    let mut registers = Registers::default();
+    // fild dword ptr [rax]
+    let stopped = run(&[0xdb, 0x00], &mut registers, &mut Bytes::until(0));
+    let Err(Stopped::Unknown(unknown)) = stopped else {
+        panic!("{stopped:?}");
+    };
+    assert_eq!(unknown.mnemonic, "fild");
+    assert!(unknown.text.contains("[rax]"), "{}", unknown.text);
+    for code in [&[][..], &[0x0f], &[0x06]] {
+        let stopped = run(code, &mut registers, &mut Bytes::until(0));
+        assert!(matches!(stopped, Err(Stopped::Unknown(unknown)) if unknown.mnemonic == "invalid"));
+    }
+}
+
+#[test]
+fn any_bytes_end_in_some_answer() {
+    let mut state = 1_u64;
+    let mut memory = Bytes::until(u64::MAX - 64);
+    for _ in 0..200_000 {
+        let mut code = [0; 15];
+        for byte in &mut code {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            *byte = state.to_be_bytes()[0];
+        }
+        let mut registers = Registers {
+            general: [state; 16],
+            ..Registers::default()
+        };
+        let _ = run(&code, &mut registers, &mut memory);
+        memory.bytes.clear();
+    }
+}
+
+#[test]
+fn a_vector_register_is_the_same_in_the_area() {
+    let layout = Layout::of_processor();
+    let mut area = vec![0; 8192];
+    let mut xsave = Xsave {
+        layout,
+        area: &mut area,
+    };
+    let mut value = [0; 64];
+    value[..16].copy_from_slice(b"sixteen letters!");
+    assert_eq!(xsave.get(3), Some([0; 64]));
+    xsave.set(3, value).unwrap();
+    assert_eq!(xsave.get(3), Some(value));
+    assert_eq!(xsave.get(2), Some([0; 64]));
+    assert_eq!(&area[160 + 48..160 + 64], b"sixteen letters!");
+    assert_eq!(area[512], 2, "only SSE is in use");
+}
+
+#[test]
+fn an_area_that_is_too_short_has_no_registers() {
+    let mut area = vec![0; 100];
+    let mut xsave = Xsave {
+        layout: Layout::of_processor(),
+        area: &mut area,
+    };
+    assert_eq!((xsave.get(0), xsave.set(0, [1; 64])), (None, None));
+}
