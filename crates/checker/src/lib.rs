@@ -30,6 +30,7 @@ mod cause;
 mod checker;
 mod history;
 mod report;
+mod sarif;
 mod text;
 
 pub use cause::{MAX_CAUSES, MAX_PRINTED};

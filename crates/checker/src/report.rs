@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::cause::Cause;
 use crate::checker::{Checker, State};
 use crate::history::{Deed, Known, Mapping};
-use crate::text;
+use crate::{sarif, text};
 
 /// The version of the report's schema: changed when a reader of the old one
 /// would be misled.
@@ -63,23 +63,31 @@ impl Report {
         format!("{:#}\n", self.value)
     }
 
-    /// Writes the report beside `path` and renames it into place, so that a
+    /// The report as SARIF 2.1.0.
+    pub fn to_sarif(&self) -> String {
+        format!("{:#}\n", sarif::of(&self.value))
+    }
+
+    /// Writes the report, as SARIF if the name ends in `.sarif`, beside `path` and renames it into place, so that a
     /// reader sees a whole report or none. A link is followed; what is no
     /// regular file (a pipe, a device) is written to. `%p` in the name becomes
     /// `process`.
     pub fn write(&self, path: &Path, process: u32) -> io::Result<PathBuf> {
         let name = path.to_string_lossy().replace("%p", &process.to_string());
+        let text = match name.ends_with(".sarif") {
+            true => self.to_sarif(),
+            false => self.to_json(),
+        };
         let target = fs::canonicalize(&name).unwrap_or_else(|_| PathBuf::from(&name));
         if fs::metadata(&target).is_ok_and(|found| !found.is_file()) {
             let mut file = fs::OpenOptions::new().write(true).open(&target)?;
-            file.write_all(self.to_json().as_bytes())?;
+            file.write_all(text.as_bytes())?;
             return Ok(target);
         }
         let mut partial = target.clone().into_os_string();
         partial.push(format!(".{process}.partial"));
         let partial = PathBuf::from(partial);
-        let written =
-            fs::write(&partial, self.to_json()).and_then(|()| fs::rename(&partial, &target));
+        let written = fs::write(&partial, text).and_then(|()| fs::rename(&partial, &target));
         if written.is_err() {
             // The target's own error is the one that tells the user.
             let _ = fs::remove_file(&partial);

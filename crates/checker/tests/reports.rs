@@ -232,3 +232,51 @@ fn what_was_injected_is_no_fault_of_the_program() {
     checker.finish();
     assert_eq!(paper.text(), "");
 }
+
+#[test]
+fn a_report_named_sarif_has_a_rule_for_each_reason_and_a_result_for_each_finding() {
+    let (checker, _) = checker();
+    let area = span(0x20_0000, 0x1000);
+    checker.mapped(SPACE, area, Rights::READ, Via::MapDma, by());
+    let reasons = [
+        FaultReason::NotMapped,
+        FaultReason::Permission,
+        FaultReason::Revoked,
+        FaultReason::Reserved,
+        FaultReason::Blocked,
+        FaultReason::NotMaster,
+    ];
+    for reason in reasons {
+        checker.fault(&fault(0x20_0000, Access::Write, reason));
+    }
+    checker.unmapped(SPACE, area, Via::Release, None);
+    let folder = std::env::temp_dir().join(format!("iogate-sarif-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut report = checker.finish();
+    report.set("status", serde_json::json!({ "exited": 3 }));
+    let written = report.write(&folder.join("r.sarif"), 1).unwrap();
+    let text = std::fs::read_to_string(written).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+
+    let sarif: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(sarif["version"], "2.1.0");
+    let run = &sarif["runs"][0];
+    assert_eq!(run["tool"]["driver"]["name"], "iogate");
+    assert_eq!(run["invocations"][0]["exitCode"], 3);
+    let rules = run["tool"]["driver"]["rules"].as_array().unwrap();
+    let results = run["results"].as_array().unwrap();
+    assert_eq!(results.len(), reasons.len() + 1);
+    for (index, result) in results.iter().enumerate() {
+        assert_eq!(result["ruleIndex"], index);
+        assert_eq!(result["ruleId"], rules[index]["id"]);
+        assert!(!result["message"]["text"].as_str().unwrap().is_empty());
+        assert!(result["locations"][0]["logicalLocations"].is_array());
+    }
+    assert_eq!(results[1]["level"], "error");
+    assert_eq!(results[6]["level"], "warning");
+    assert_eq!(
+        results[1]["message"]["text"],
+        "nvme 0000:01:00.0 wrote 4096 bytes at IOVA 0x200000: against the mapping's permission; \
+         the mapping is 0x200000-0x200fff ro"
+    );
+}
