@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Access, Attachment, Fault, FaultReason, FaultSink, Iova, MemoryError, Outcome, Participant,
-    Request, Source, Span, Translate,
+    Request, Source, Span, Translate, Width,
 };
 
 /// Why a device's access did not happen. The fault is already reported.
@@ -106,6 +106,69 @@ impl Port {
             let (now, later) = rest.split_at_checked(length).unwrap_or_default();
             rest = later;
             match outcome {
+                Outcome::Memory(run) => run.write(now),
+                Outcome::Message { address } => Err(MemoryError::Absent { address: *address }),
+            }
+        })
+    }
+
+    /// Reads `width` bytes at `iova`, little-endian, as one access with acquire
+    /// order where they lie in one piece of memory that can do that, and as
+    /// bytes elsewhere; while `alive` says yes.
+    pub fn load_while(
+        &mut self,
+        iova: Iova,
+        width: Width,
+        alive: impl Fn() -> bool,
+    ) -> Result<u64, DmaError> {
+        let mut bytes = [0; 8];
+        let mut rest = bytes_of(&mut bytes, width);
+        let length = rest.len();
+        self.walk(iova, length, Access::Read, alive, |outcome, length| {
+            let (now, later) = std::mem::take(&mut rest)
+                .split_at_mut_checked(length)
+                .unwrap_or_default();
+            rest = later;
+            match outcome {
+                Outcome::Memory(run) if run.length() >= width.bytes() => match run.load(width) {
+                    Ok(value) => {
+                        for (to, from) in now.iter_mut().zip(value.to_le_bytes()) {
+                            *to = from;
+                        }
+                        Ok(())
+                    }
+                    Err(error) if is_plain(error) => run.read(now),
+                    Err(error) => Err(error),
+                },
+                Outcome::Memory(run) => run.read(now),
+                Outcome::Message { address } => Err(MemoryError::Absent { address: *address }),
+            }
+        })?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// Writes the low `width` bytes of `value` at `iova`, little-endian, as
+    /// one access with release order under the same conditions as
+    /// [`load_while`](Self::load_while).
+    pub fn store_while(
+        &mut self,
+        iova: Iova,
+        width: Width,
+        value: u64,
+        alive: impl Fn() -> bool,
+    ) -> Result<(), DmaError> {
+        let mut bytes = value.to_le_bytes();
+        let mut rest: &[u8] = bytes_of(&mut bytes, width);
+        self.walk(iova, rest.len(), Access::Write, alive, |outcome, length| {
+            let (now, later) = rest.split_at_checked(length).unwrap_or_default();
+            rest = later;
+            match outcome {
+                Outcome::Memory(run) if run.length() >= width.bytes() => {
+                    match run.store(width, value) {
+                        Err(error) if is_plain(error) => run.write(now),
+                        done => done,
+                    }
+                }
                 Outcome::Memory(run) => run.write(now),
                 Outcome::Message { address } => Err(MemoryError::Absent { address: *address }),
             }
@@ -227,6 +290,24 @@ impl Port {
         self.faults.fault(&fault);
         DmaError::Refused(fault)
     }
+}
+
+/// The low `width` bytes.
+fn bytes_of(bytes: &mut [u8; 8], width: Width) -> &mut [u8] {
+    match width {
+        Width::Byte => &mut bytes[..1],
+        Width::Word => &mut bytes[..2],
+        Width::Dword => &mut bytes[..4],
+        Width::Qword => &mut bytes[..],
+    }
+}
+
+/// Whether the bytes can be moved, though not as one access.
+fn is_plain(error: MemoryError) -> bool {
+    matches!(
+        error,
+        MemoryError::NotAtomic { .. } | MemoryError::Misaligned { .. }
+    )
 }
 
 #[cfg(test)]
