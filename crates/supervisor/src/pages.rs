@@ -87,14 +87,9 @@ impl ProcessPages {
     /// Maps the part of a shared file that the process has at `at`, if it is
     /// one whose pages are all there is to it.
     fn map(&self, vma: &Vma, at: u64, length: u64, rights: Rights) -> Option<FileRange> {
-        let offset = vma
-            .file_offset(at)
-            .filter(|_| vma.shared && vma.is_file())?;
         let (memory, process) = (&self.ledger.memory, self.process.directory());
-        let part = (offset, length);
-        self.ledger
-            .files
-            .map(memory, process, vma, part, rights.can_write())
+        let (part, write) = ((at, length), rights.can_write());
+        self.ledger.files.map(memory, process, vma, part, write)
     }
 }
 

@@ -88,19 +88,14 @@ impl Receiver {
     fn take(&self, call: &Call) -> Outcome {
         // Traces name the thread that called.
         let _span = tracing::info_span!(target: "iogate", "call", thread = call.thread).entered();
-        let argument = |index| call.argument(index);
         let done = match call.number() {
             libc::SYS_ioctl => self.ioctl(call),
-            libc::SYS_pread64 | libc::SYS_pwrite64 => {
-                let pieces = [(argument(1), argument(2))];
-                match self.calling(call) {
-                    Some(client) => self.access(call, &client, &pieces),
-                    None => Ok(CONTINUE),
-                }
-            }
-            libc::SYS_preadv | libc::SYS_pwritev | libc::SYS_preadv2 | libc::SYS_pwritev2 => {
-                self.vector(call)
-            }
+            libc::SYS_pread64
+            | libc::SYS_pwrite64
+            | libc::SYS_preadv
+            | libc::SYS_pwritev
+            | libc::SYS_preadv2
+            | libc::SYS_pwritev2 => self.access(call),
             libc::SYS_mmap => self.mmap(call),
             libc::SYS_open | libc::SYS_openat | libc::SYS_openat2 => self.open(call),
             libc::SYS_lseek => {
@@ -190,46 +185,30 @@ impl Receiver {
         }
     }
 
-    fn vector(&self, call: &Call) -> Result<Outcome, Errno> {
+    /// Reads and writes in a region.
+    fn access(&self, call: &Call) -> Result<Outcome, Errno> {
         let Some(client) = self.calling(call) else {
             return Ok(CONTINUE);
         };
-        let (at, count) = (call.argument(1), call.argument(2));
-        if client.file(call.int(0))?.is_none() {
-            return Ok(CONTINUE);
-        }
-        if count > MOST_PIECES {
-            return Err(Errno::EINVAL);
-        }
-        let length = usize::try_from(count.saturating_mul(16)).map_err(|_| Errno::EINVAL)?;
-        let mut bytes = vec![0; length];
-        client.read(at, &mut bytes)?;
-        let (words, _) = bytes.as_chunks::<8>();
-        let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
-        let mut pieces = Vec::new();
-        while let (Some(address), Some(length)) = (words.next(), words.next()) {
-            pieces.push((address, length));
-        }
-        self.access(call, &client, &pieces)
-    }
-
-    fn access(
-        &self,
-        call: &Call,
-        client: &Calling<'_>,
-        pieces: &[(u64, u64)],
-    ) -> Result<Outcome, Errno> {
         let Some(file) = client.file(call.int(0))? else {
             return Ok(CONTINUE);
         };
+        let (address, length) = (call.argument(1), call.argument(2));
         let (host, offset) = (&self.core.host, call.argument(3));
+        let whole = [(address, length)];
         let answer = match call.number() {
-            libc::SYS_pread64 | libc::SYS_preadv | libc::SYS_preadv2 => {
-                uapi::read(host, file, offset, pieces, client)?
+            libc::SYS_pread64 => uapi::read(host, file, offset, &whole, &client),
+            libc::SYS_pwrite64 => uapi::write(host, file, offset, &whole, &client),
+            libc::SYS_preadv | libc::SYS_preadv2 => {
+                let pieces = vector(&client, address, length)?;
+                uapi::read(host, file, offset, &pieces, &client)
             }
-            _ => uapi::write(host, file, offset, pieces, client)?,
+            _ => {
+                let pieces = vector(&client, address, length)?;
+                uapi::write(host, file, offset, &pieces, &client)
+            }
         };
-        Ok(self.finish(call, answer))
+        Ok(self.finish(call, answer?))
     }
 
     fn mmap(&self, call: &Call) -> Result<Outcome, Errno> {
@@ -313,6 +292,23 @@ impl Receiver {
         self.core.settle(rest, move || listener.answer(id, reply));
         Elsewhere
     }
+}
+
+/// The buffers of a vector of `count`: addresses and lengths.
+fn vector(client: &Calling<'_>, at: u64, count: u64) -> Result<Vec<(u64, u64)>, Errno> {
+    if count > MOST_PIECES {
+        return Err(Errno::EINVAL);
+    }
+    let length = usize::try_from(count.saturating_mul(16)).map_err(|_| Errno::EINVAL)?;
+    let mut bytes = vec![0; length];
+    client.read(at, &mut bytes)?;
+    let (words, _) = bytes.as_chunks::<8>();
+    let (pieces, _) = words.as_chunks::<2>();
+    let word = u64::from_le_bytes;
+    Ok(pieces
+        .iter()
+        .map(|[at, length]| (word(*at), word(*length)))
+        .collect())
 }
 
 /// Gives the caller a new descriptor for `file`; closes the file if that cannot

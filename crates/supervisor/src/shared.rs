@@ -35,7 +35,7 @@ impl SharedFiles {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes `length` bytes of the file of `vma` from `offset` on reachable;
+    /// Makes `length` bytes of the file of `vma` reachable, those at `va`;
     /// `None` if it is no shared file that lies in memory, or cannot be had.
     /// `process` is the directory of `/proc` of a process that has the mapping.
     pub(crate) fn map(
@@ -43,18 +43,22 @@ impl SharedFiles {
         memory: &ClientMemory,
         process: impl AsFd,
         vma: &Vma,
-        (offset, length): (u64, u64),
+        (va, length): (u64, u64),
         write: bool,
     ) -> Option<FileRange> {
+        let offset = vma
+            .file_offset(va)
+            .filter(|_| vma.shared && vma.is_file())?;
         let mut recent = self.lock();
         let known = recent
             .iter_mut()
             .find(|file| (file.device, file.inode, file.write) == (vma.device, vma.inode, write));
         if let Some(known) = known {
             known.used = Instant::now();
+            let file = known.file.as_fd();
             return memory
-                .map_file(known.file.as_fd(), offset, length, write)
-                .ok();
+                .find_file(vma, va, length, write)
+                .or_else(|| memory.map_file(file, offset, length, write).ok());
         }
         let file = open(process, vma, write).ok()?;
         let range = memory.map_file(file.as_fd(), offset, length, write).ok()?;
