@@ -141,12 +141,31 @@ fn deed(via: Via, by: Option<Actor>) -> Deed {
 
 impl Observer for Checker {
     fn mapped(&self, space: SpaceId, span: Span, rights: Rights, via: Via, by: Option<Actor>) {
+        tracing::event!(
+            name: "dma_map",
+            target: "iogate",
+            tracing::Level::INFO,
+            space = space.0,
+            first = %span.first(),
+            last = %span.last(),
+            rights = %rights,
+            call = via.name(),
+        );
         self.lock()
             .history
             .mapped(space, span, rights, deed(via, by));
     }
 
     fn unmapped(&self, space: SpaceId, span: Span, via: Via, by: Option<Actor>) {
+        tracing::event!(
+            name: "dma_unmap",
+            target: "iogate",
+            tracing::Level::INFO,
+            space = space.0,
+            first = %span.first(),
+            last = %span.last(),
+            call = via.name(),
+        );
         let mut state = self.lock();
         let mapping = state.history.unmapped(space, span, deed(via, by));
         if via == Via::Release

@@ -4,7 +4,7 @@
 //! Nothing of it is in the way of a session without it: an [`Injection`] puts
 //! further links at the seams that are there. It is asked before calls
 //! ([`Interpose`](iogate_host::Interpose)), stands before the address space of
-//! a device ([`Injection::attachment`]), before the interrupt controller
+//! a device ([`Injection::space`]), before the interrupt controller
 //! ([`Injection::interrupts`]) and before a device's registers
 //! ([`Injection::function`]).
 //!

@@ -4,23 +4,20 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use iogate_dma::{
-    Attachment, Fault, FaultReason, InFlight, Interrupts, Iova, Kind, Line, Message, Outcome, Port,
-    Request, Source, Translate,
+    Fault, FaultReason, InFlight, Interrupts, Iova, Kind, Line, Message, Outcome, Port, Request,
+    Source, Translate,
 };
-use iogate_pci::{After, Endpoint, Function, ResetKind};
+use iogate_pci::{After, ConfigEffect, Endpoint, Function, ResetKind, Wake};
 
 use crate::Injection;
 
 impl Injection {
-    /// An attachment for a device whose accesses may be refused.
-    pub fn attachment(self: &Arc<Self>) -> Attachment {
-        let injection = Arc::clone(self);
-        Attachment::through(move |space| {
-            Arc::new(Refusing {
-                injection: Arc::clone(&injection),
-                space,
-                rest: Mutex::default(),
-            })
+    /// An address space that accesses may not reach.
+    pub fn space(self: &Arc<Self>, inner: Arc<dyn Translate>) -> Arc<dyn Translate> {
+        Arc::new(Refusing {
+            injection: Arc::clone(self),
+            inner,
+            rest: Mutex::default(),
         })
     }
 
@@ -43,7 +40,7 @@ impl Injection {
 
 struct Refusing {
     injection: Arc<Injection>,
-    space: Arc<dyn Translate>,
+    inner: Arc<dyn Translate>,
     /// First and last byte of what is left of the access under way: an access
     /// counts once, however many pieces of memory it meets.
     rest: Mutex<Option<(Iova, Iova)>>,
@@ -69,7 +66,7 @@ impl Translate for Refusing {
                 recoverable: false,
             });
         }
-        let outcome = self.space.translate(guard, request)?;
+        let outcome = self.inner.translate(guard, request)?;
         if let Outcome::Memory(run) = &outcome
             && run.length() <= span.last_offset()
         {
@@ -136,6 +133,18 @@ impl Function for Vanishing {
             true => After::Nothing,
             false => self.inner.work(port),
         }
+    }
+
+    fn read_config(&self, offset: u64, into: &mut [u8]) {
+        self.inner.read_config(offset, into);
+    }
+
+    fn write_config(&self, offset: u64, from: &[u8]) -> (ConfigEffect, After) {
+        self.inner.write_config(offset, from)
+    }
+
+    fn attend(&self, wake: Wake) {
+        self.inner.attend(wake);
     }
 
     fn reset(&self, kind: ResetKind) {

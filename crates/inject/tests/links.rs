@@ -4,8 +4,9 @@
 use std::sync::{Arc, Mutex};
 
 use iogate_dma::{
-    Access, DmaError, Fault, FaultReason, FaultSink, Gate, InFlight, Interrupts, Iova, Line,
-    Memory, MemoryError, Message, Outcome, Port, Request, Rights, Run, Source, Translate, Width,
+    Access, Attachment, DmaError, Fault, FaultReason, FaultSink, Gate, InFlight, Interrupts, Iova,
+    Line, Memory, MemoryError, Message, Outcome, Port, Request, Rights, Run, Source, Translate,
+    Width,
 };
 use iogate_inject::Injection;
 
@@ -70,8 +71,8 @@ impl FaultSink for Told {
 }
 
 fn port(injection: &Arc<Injection>, source: Source, told: &Arc<Told>) -> Port {
-    let attachment = injection.attachment();
-    attachment.set(Some(Arc::new(Pages)));
+    let attachment = Attachment::new();
+    attachment.set(Some(injection.space(Arc::new(Pages))));
     let gate = Arc::new(Gate::new());
     Port::new(source, Arc::new(attachment), gate.join(), told.clone())
 }

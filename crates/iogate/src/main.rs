@@ -7,6 +7,7 @@ mod probe;
 mod run;
 mod session;
 mod trace;
+mod watched;
 
 use std::process::ExitCode;
 

@@ -12,8 +12,9 @@ use iogate_supervisor::{StartError, Status, Unmapping};
 use iogate_sysfs::HostPci;
 use serde_json::{Value, json};
 
+use crate::OWN_FAILURE;
 use crate::session::{self, Refusal, Session};
-use crate::{OWN_FAILURE, trace};
+use crate::trace::{self, Timeline};
 
 /// The program ended well, but `--fail-on` hit.
 const CHECK_FAILED: u8 = 99;
@@ -37,6 +38,9 @@ pub(crate) struct Options {
     /// Print events there instead of to standard error; *.jsonl gets JSON
     #[arg(long, value_name = "FILE")]
     trace_file: Option<PathBuf>,
+    /// Write all events over time, in the format of Chrome and Perfetto
+    #[arg(long, value_name = "FILE")]
+    timeline: Option<PathBuf>,
     /// Write what the checker found, as JSON (%p is the process id)
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -81,6 +85,7 @@ impl Options {
             && self.devices.is_empty()
             && self.traces.is_empty()
             && self.trace_file.is_none()
+            && self.timeline.is_none()
             && self.report.is_none()
             && self.fail_on.is_empty()
             && self.injections.is_empty()
@@ -120,10 +125,12 @@ pub(crate) fn run(options: &Options) -> ExitCode {
             "no trace event matches `{pattern}`; --trace help lists them"
         ));
     }
-    if let Err(error) = trace::start(&options.traces, options.trace_file.as_deref()) {
-        return refuse(format!("cannot write the trace: {error}"));
-    }
-    match supervise(options, program, arguments) {
+    let files = (options.trace_file.as_deref(), options.timeline.as_deref());
+    let timeline = match trace::start(&options.traces, files.0, files.1) {
+        Ok(timeline) => timeline,
+        Err(error) => return refuse(format!("cannot write the trace: {error}")),
+    };
+    match supervise(options, program, arguments, timeline.as_deref()) {
         Ok(code) => code,
         Err(refusal) => refuse(refusal),
     }
@@ -153,6 +160,7 @@ fn supervise(
     options: &Options,
     program: &OsString,
     arguments: &[OsString],
+    timeline: Option<&Timeline>,
 ) -> Result<ExitCode, Refusal> {
     let machine = session::load(options.machine.as_deref(), &options.devices)?;
     let injection = session::injection(&machine, &options.injections, options.inject_seed)?;
@@ -173,7 +181,11 @@ fn supervise(
     if let Some(path) = &options.report {
         check_directory(path)?;
     }
-    let ended = match iogate_supervisor::run(supervised) {
+    let ended = iogate_supervisor::run(supervised);
+    if let Some(timeline) = timeline {
+        timeline.finish();
+    }
+    let ended = match ended {
         Ok(ended) => ended,
         Err(error) => {
             eprintln!("iogate: {error}");

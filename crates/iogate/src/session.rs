@@ -23,6 +23,9 @@ use iogate_pci::{Bar, BarSpace, BarWidth, Function};
 use iogate_supervisor::Unmapping;
 use iogate_sysfs::{FunctionFacts, HostPci, NodeKind, Resource, Settings, Tree};
 
+use crate::trace;
+use crate::watched::{WatchedFunction, WatchedSpace};
+
 /// Why a session cannot begin, in words for the user.
 #[derive(Debug)]
 pub(crate) struct Refusal(pub(crate) String);
@@ -159,6 +162,10 @@ pub(crate) fn build_devices(
         if entry.placed.multifunction {
             function.endpoint().set_multifunction();
         }
+        let function: Arc<dyn Function> = match trace::wants("dma_work") {
+            true => Arc::new(WatchedFunction(function)),
+            false => function,
+        };
         let function = match injection {
             Some(injection) => injection.function(function),
             None => function,
@@ -192,6 +199,26 @@ fn message_window(machine: &Machine) -> Window {
         Some(Window::new(kind, range.span))
     });
     window.unwrap_or(Window::X86)
+}
+
+/// What a device is attached by: with links before its address space, if
+/// there is something to be told or to be injected.
+fn attachment(injection: Option<&Arc<Injection>>) -> Attachment {
+    let watched = trace::wants("dma_access");
+    if !watched && injection.is_none() {
+        return Attachment::new();
+    }
+    let injection = injection.cloned();
+    Attachment::through(move |space| {
+        let space = match watched {
+            true => Arc::new(WatchedSpace::new(space)),
+            false => space,
+        };
+        match &injection {
+            Some(injection) => injection.space(space),
+            None => space,
+        }
+    })
 }
 
 impl Session {
@@ -228,10 +255,7 @@ impl Session {
                 group: entry.group,
                 cdev,
                 function: function.clone(),
-                attachment: Arc::new(match injection {
-                    Some(injection) => injection.attachment(),
-                    None => Attachment::new(),
-                }),
+                attachment: Arc::new(attachment(injection)),
                 iommu: iommu.clone(),
             }));
         }

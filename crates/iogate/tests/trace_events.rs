@@ -1,5 +1,7 @@
 //! The list of trace events is a document, and the document is the list.
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -71,4 +73,22 @@ fn help_prints_the_document() {
     assert!(output.status.success());
     let document = fs::read_to_string(root().join("docs/trace.md")).unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), document);
+}
+
+#[test]
+fn an_event_of_a_call_names_the_thread_that_made_it() {
+    let ended = common::run(
+        &["--trace", "ioctl_map_dma"],
+        &["sh", "-c", "echo $$; exec iogate probe"],
+    );
+    let thread = ended.stdout.lines().next().unwrap();
+    let lines: Vec<_> = ended
+        .stderr
+        .lines()
+        .filter(|line| line.contains(" ioctl_map_dma "))
+        .collect();
+    assert!(!lines.is_empty());
+    for line in lines {
+        assert_eq!(line.split(' ').nth(1), Some(thread), "{line}");
+    }
 }

@@ -73,10 +73,11 @@ pub(super) fn render(form: Form, at: Duration, caller: Option<u64>, event: &Even
     line
 }
 
+/// The fields of an event, in their order.
 #[derive(Default)]
-struct Fields {
+pub(super) struct Fields {
     thread: Option<u64>,
-    values: Vec<(&'static str, Value)>,
+    pub(super) values: Vec<(&'static str, Value)>,
 }
 
 impl Visit for Fields {
@@ -86,6 +87,10 @@ impl Visit for Fields {
         } else {
             self.values.push((field.name(), json!(value)));
         }
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.values.push((field.name(), json!(value)));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
