@@ -214,8 +214,8 @@ fn bind(
     if kind == FileType::Directory {
         rustix::fs::mkdirat(cover, name, Mode::from_raw_mode(0o755))?;
     } else {
-        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
-        rustix::fs::openat(cover, name, flags, Mode::from_raw_mode(0o644))?;
+        let mode = Mode::from_raw_mode(0o644);
+        rustix::fs::mknodat(cover, name, FileType::RegularFile, mode, 0)?;
     }
     place(tree, cover, name)
 }

@@ -1,0 +1,257 @@
+//! The calls of ptrace(2) that are used, on a task that this thread traces and
+//! that is stopped. ESRCH means that it was killed meanwhile.
+
+use std::io;
+
+use iogate_x86::Registers;
+
+/// A task that is traced.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Task(pub(crate) i32);
+
+/// The `regset` of vector registers. include/uapi/linux/elf.h, NT_X86_XSTATE.
+const XSTATE: usize = 0x202;
+/// Bytes of the largest XSAVE area known, with room for what will come.
+pub(crate) const AREA: usize = 16384;
+
+/// The code segment of 64-bit programs. arch/x86/include/asm/segment.h,
+/// __USER_CS.
+const CODE_64: u64 = 0x33;
+
+/// What a stop is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stop {
+    /// The task has ended.
+    Ended,
+    /// A signal is about to be delivered.
+    Signal(i32),
+    /// The task's group is stopped by a signal, and waits for another.
+    Group,
+    /// The task executes another program.
+    Exec,
+    /// Anything else: it goes on.
+    Other,
+}
+
+impl Stop {
+    /// From the status that wait(2) gives.
+    pub(crate) fn from_wait(status: i32) -> Self {
+        if !libc::WIFSTOPPED(status) {
+            return Self::Ended;
+        }
+        let signal = libc::WSTOPSIG(status);
+        let stopping = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+        match status >> 16 {
+            0 => Self::Signal(signal),
+            libc::PTRACE_EVENT_STOP if stopping.contains(&signal) => Self::Group,
+            libc::PTRACE_EVENT_EXEC => Self::Exec,
+            _ => Self::Other,
+        }
+    }
+}
+
+fn done(result: libc::c_long) -> io::Result<()> {
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Waits for a task of this thread's to stop or end; ECHILD without any.
+pub(crate) fn wait() -> io::Result<(Task, Stop)> {
+    let mut status = 0;
+    // Children of other threads are those threads'.
+    let options = libc::__WALL | libc::__WNOTHREAD;
+    // SAFETY: the status is written to a local integer.
+    let task = unsafe { libc::waitpid(-1, &raw mut status, options) };
+    match task {
+        -1 => Err(io::Error::last_os_error()),
+        task => Ok((Task(task), Stop::from_wait(status))),
+    }
+}
+
+impl Task {
+    /// Traces the task, and all that it starts from now on, without stopping
+    /// it.
+    pub(crate) fn seize(self) -> io::Result<()> {
+        let options = libc::PTRACE_O_TRACECLONE
+            | libc::PTRACE_O_TRACEFORK
+            | libc::PTRACE_O_TRACEVFORK
+            | libc::PTRACE_O_TRACEEXEC;
+        // SAFETY: this request takes numbers.
+        done(unsafe { libc::ptrace(libc::PTRACE_SEIZE, self.0, 0, libc::c_long::from(options)) })
+    }
+
+    /// Lets the task go on, with a signal or with none (0).
+    pub(crate) fn resume(self, signal: i32) {
+        // A task that was killed meanwhile goes on by itself.
+        // SAFETY: this request takes numbers.
+        unsafe { libc::ptrace(libc::PTRACE_CONT, self.0, 0, libc::c_long::from(signal)) };
+    }
+
+    /// Leaves the task stopped with its group.
+    pub(crate) fn listen(self) {
+        // SAFETY: this request takes numbers.
+        unsafe { libc::ptrace(libc::PTRACE_LISTEN, self.0, 0, 0) };
+    }
+
+    /// What the signal that the task is stopped at says.
+    pub(crate) fn signal(self) -> io::Result<libc::siginfo_t> {
+        let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+        // SAFETY: the kernel writes a siginfo_t, for which all bits are valid.
+        unsafe {
+            done(libc::ptrace(
+                libc::PTRACE_GETSIGINFO,
+                self.0,
+                0,
+                info.as_mut_ptr(),
+            ))?;
+            Ok(info.assume_init())
+        }
+    }
+
+    /// Changes what the signal says.
+    pub(crate) fn set_signal(self, info: &libc::siginfo_t) -> io::Result<()> {
+        let info = std::ptr::from_ref(info);
+        // SAFETY: the kernel reads a siginfo_t.
+        done(unsafe { libc::ptrace(libc::PTRACE_SETSIGINFO, self.0, 0, info) })
+    }
+
+    /// The registers as the kernel has them.
+    pub(crate) fn registers(self) -> io::Result<User> {
+        let mut user = std::mem::MaybeUninit::<libc::user_regs_struct>::zeroed();
+        // SAFETY: the kernel writes a user_regs_struct, plain numbers.
+        unsafe {
+            done(libc::ptrace(
+                libc::PTRACE_GETREGS,
+                self.0,
+                0,
+                user.as_mut_ptr(),
+            ))?;
+            Ok(User(user.assume_init()))
+        }
+    }
+
+    pub(crate) fn set_registers(self, user: &User) -> io::Result<()> {
+        let user = &raw const user.0;
+        // SAFETY: the kernel reads a user_regs_struct.
+        done(unsafe { libc::ptrace(libc::PTRACE_SETREGS, self.0, 0, user) })
+    }
+
+    /// Reads the XSAVE area; returns how long it is.
+    pub(crate) fn area(self, area: &mut [u8; AREA]) -> io::Result<usize> {
+        let mut vector = libc::iovec {
+            iov_base: area.as_mut_ptr().cast(),
+            iov_len: AREA,
+        };
+        // SAFETY: the kernel writes at most as many bytes as the vector says.
+        done(unsafe { libc::ptrace(libc::PTRACE_GETREGSET, self.0, XSTATE, &raw mut vector) })?;
+        Ok(vector.iov_len)
+    }
+
+    pub(crate) fn set_area(self, area: &[u8]) -> io::Result<()> {
+        let vector = libc::iovec {
+            iov_base: area.as_ptr().cast_mut().cast(),
+            iov_len: area.len(),
+        };
+        // SAFETY: the kernel only reads, as many bytes as the vector says.
+        done(unsafe { libc::ptrace(libc::PTRACE_SETREGSET, self.0, XSTATE, &raw const vector) })
+    }
+
+    /// The signals that the task blocks, from 1 up.
+    pub(crate) fn mask(self) -> io::Result<u64> {
+        let mut mask = 0_u64;
+        let size = size_of::<u64>();
+        // SAFETY: the kernel writes as many bytes as it is told.
+        done(unsafe { libc::ptrace(libc::PTRACE_GETSIGMASK, self.0, size, &raw mut mask) })?;
+        Ok(mask)
+    }
+
+    pub(crate) fn set_mask(self, mask: u64) -> io::Result<()> {
+        let size = size_of::<u64>();
+        // SAFETY: the kernel reads as many bytes as it is told.
+        done(unsafe { libc::ptrace(libc::PTRACE_SETSIGMASK, self.0, size, &raw const mask) })
+    }
+
+    /// Executes one instruction and waits for the stop after it.
+    pub(crate) fn step(self) -> io::Result<()> {
+        // SAFETY: this request takes numbers.
+        done(unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, self.0, 0, 0) })?;
+        let mut status = 0;
+        // SAFETY: the status is written to a local integer.
+        match unsafe { libc::waitpid(self.0, &raw mut status, libc::__WALL) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ if Stop::from_wait(status) == Stop::Signal(libc::SIGTRAP) => Ok(()),
+            _ => Err(io::ErrorKind::Interrupted.into()),
+        }
+    }
+}
+
+/// The general registers in the kernel's form.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct User(pub(crate) libc::user_regs_struct);
+
+impl User {
+    /// Whether the task runs in 64-bit mode.
+    pub(crate) fn is_64_bit(&self) -> bool {
+        self.0.cs == CODE_64
+    }
+
+    pub(crate) fn to_registers(self) -> Registers {
+        let user = self.0;
+        Registers {
+            general: [
+                user.rax, user.rcx, user.rdx, user.rbx, user.rsp, user.rbp, user.rsi, user.rdi,
+                user.r8, user.r9, user.r10, user.r11, user.r12, user.r13, user.r14, user.r15,
+            ],
+            rip: user.rip,
+            flags: user.eflags,
+            fs: user.fs_base,
+            gs: user.gs_base,
+        }
+    }
+
+    pub(crate) fn set(&mut self, registers: &Registers) {
+        let user = &mut self.0;
+        [
+            user.rax, user.rcx, user.rdx, user.rbx, user.rsp, user.rbp, user.rsi, user.rdi,
+            user.r8, user.r9, user.r10, user.r11, user.r12, user.r13, user.r14, user.r15,
+        ] = registers.general;
+        user.rip = registers.rip;
+        user.eflags = registers.flags;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stops_are_told_apart() {
+        let stopped = |signal: i32, event: i32| Stop::from_wait(event << 16 | signal << 8 | 0x7f);
+        assert_eq!(Stop::from_wait(0), Stop::Ended);
+        assert_eq!(Stop::from_wait(libc::SIGKILL), Stop::Ended);
+        assert_eq!(stopped(libc::SIGBUS, 0), Stop::Signal(libc::SIGBUS));
+        assert_eq!(stopped(libc::SIGSTOP, 0), Stop::Signal(libc::SIGSTOP));
+        let event = libc::PTRACE_EVENT_STOP;
+        assert_eq!(stopped(libc::SIGSTOP, event), Stop::Group);
+        assert_eq!(stopped(libc::SIGTRAP, event), Stop::Other);
+        assert_eq!(stopped(libc::SIGTRAP, libc::PTRACE_EVENT_EXEC), Stop::Exec);
+        assert_eq!(stopped(libc::SIGTRAP, libc::PTRACE_EVENT_CLONE), Stop::Other);
+    }
+
+    #[test]
+    fn registers_keep_their_places() {
+        // SAFETY: plain numbers.
+        let mut user = User(unsafe { std::mem::zeroed() });
+        let registers = Registers {
+            general: std::array::from_fn(|index| 100 + u64::try_from(index).unwrap()),
+            rip: 1,
+            flags: 2,
+            ..Registers::default()
+        };
+        user.set(&registers);
+        assert_eq!(user.to_registers(), registers);
+        assert_eq!((user.0.rcx, user.0.rsp, user.0.r15), (101, 104, 115));
+    }
+}
