@@ -2,9 +2,11 @@
 //! `drivers/vfio/pci/vfio_pci_core.c`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use iogate_dma::Span;
 use iogate_interrupt::Signal;
+use iogate_pci::BarSpace;
 
 use crate::slot::LowPower;
 use crate::{Error, Host, IrqIndex, Region};
@@ -55,6 +57,20 @@ pub struct IrqInfo {
 const PAGE: u64 = 4096;
 
 impl Host {
+    /// Lets programs map the device's registers in memory, too. Whoever runs
+    /// them answers for it that each access is executed on the device.
+    pub fn map_registers(&self, device: usize) -> Result<(), Error> {
+        let slot = self.slot(device)?;
+        slot.maps_registers.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Whether programs may map the registers of any device.
+    pub fn maps_registers(&self) -> bool {
+        let mut slots = self.slots.iter();
+        slots.any(|slot| slot.maps_registers.load(Ordering::SeqCst))
+    }
+
     /// VFIO_DEVICE_GET_REGION_INFO. EINVAL for VGA ranges, which ours lack.
     /// `vfio_pci_ioctl_get_region_info`.
     pub fn region_info(&self, device: usize, region: Region) -> Result<RegionInfo, Error> {
@@ -63,7 +79,9 @@ impl Host {
             Region::Bar(index) => match slot.endpoint().bar(index) {
                 None => RegionInfo::default(),
                 Some(bar) => {
-                    let mappable = bar.mappable && bar.size >= PAGE;
+                    let registers =
+                        bar.space == BarSpace::Memory && slot.maps_registers.load(Ordering::SeqCst);
+                    let mappable = (bar.mappable || registers) && bar.size >= PAGE;
                     let msix = mappable && slot.capabilities.has_msix_table(index);
                     RegionInfo {
                         size: bar.size,

@@ -22,6 +22,9 @@ pub(crate) struct Slot {
     /// Whether the function is in a state of low power, where its memory does
     /// not answer.
     pub(crate) asleep: AtomicBool,
+    /// Whether a program may map registers in memory, because whoever runs it
+    /// executes its accesses.
+    pub(crate) maps_registers: AtomicBool,
     state: Mutex<DeviceState>,
 }
 
@@ -53,6 +56,7 @@ impl Slot {
             capabilities: Capabilities::find(endpoint),
             bars,
             asleep: AtomicBool::new(false),
+            maps_registers: AtomicBool::new(false),
             state: Mutex::default(),
         }
     }

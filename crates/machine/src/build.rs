@@ -266,6 +266,7 @@ fn entry(origin: Origin<'_>, cdevs: &mut impl Iterator<Item = u32>) -> (Function
                 properties: device.properties.clone(),
                 place: device.mark.location(),
                 cdev: if bound { cdevs.next() } else { None },
+                mmio: device.mmio,
             };
             (FunctionKind::Device(entry), device.driver.clone())
         }

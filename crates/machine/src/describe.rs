@@ -1,5 +1,5 @@
 //! The machine in words: what `iogate machine` prints.
-use crate::model::{FunctionEntry, FunctionKind, Group, Iommu, Machine, Memlock, Value};
+use crate::model::{FunctionEntry, FunctionKind, Group, Iommu, Machine, Memlock, Mmio, Value};
 use crate::quantity::display_size;
 use crate::tables::bridge_kind_name;
 use std::fmt::{self, Write};
@@ -73,6 +73,9 @@ impl Machine {
                         Value::Boolean(yes) => write!(out, " {name}={yes}")?,
                         Value::Text(text) => write!(out, " {name}={text}")?,
                     }
+                }
+                if device.mmio == Mmio::Map {
+                    write!(out, " mmio=map")?;
                 }
             }
         }

@@ -2,7 +2,7 @@
 //! has a place.
 use crate::diagnostic::{Form, Mark, Origin, Report, suggest};
 use crate::fields::{Field, Located, Model, Raw, Table, shown};
-use crate::model::{Driver, Iommu, Memlock, Properties};
+use crate::model::{Driver, Iommu, Memlock, Mmio, Properties};
 use crate::{MAX_BRIDGES, MAX_DEVICES, MAX_FILE_BYTES, MAX_IOMMUS, Text, argument, tables};
 use iogate_dma::Source;
 use iogate_pci::topology::BridgeKind;
@@ -32,6 +32,7 @@ pub(crate) struct DeviceEntry {
     pub(crate) at: Option<Located<Source>>,
     pub(crate) group: Option<Located<u32>>,
     pub(crate) driver: Driver,
+    pub(crate) mmio: Mmio,
     pub(crate) acs: bool,
     pub(crate) iommu: Option<Located<String>>,
 }

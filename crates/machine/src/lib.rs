@@ -32,7 +32,7 @@
 //! | top | `version` * (1), `memlock` (`"off"`, `"enforce"`), `dma_entry_limit` (65535) |
 //! | `[[iommu]]` | `name` *, `kind` (`"generic"`), `iova-bits` (48), `page-sizes` (`["4 KiB", "2 MiB", "1 GiB"]`), `msi-window` (`"x86"`, `"software"`, `"none"`, or `{ base = 0x8000000, size = "1 MiB" }`), `coherency` (true), `reserved` (list of `{ start, end, type }`: `end` is the last byte, `type` is `"direct"`, `"direct-relaxable"` or `"reserved"`) |
 //! | `[[bridge]]` | `name` *, `kind` * (`"root-port"`, `"upstream-port"`, `"downstream-port"`, `"pcie-pci-bridge"`, `"pci-bridge"`), `behind`, `at`, `acs` (true for root and downstream ports), `iommu` |
-//! | `[[device]]` | `model` *, `behind`, `at`, `group`, `driver` (`"vfio-pci"`), `iommu`, `acs` (false), and what the model knows |
+//! | `[[device]]` | `model` *, `behind`, `at`, `group`, `driver` (`"vfio-pci"`), `iommu`, `acs` (false), `mmio` (`"trap"`, `"map"`), and what the model knows |
 //!
 //! A file without `[[device]]` is a machine without devices.
 //!
@@ -45,6 +45,8 @@
 //!   isolated from it; one number on two devices merges their groups.
 //! - `driver` other than `"vfio-pci"` is a driver of the machine's own kernel
 //!   that holds the device (`"none"`: no driver).
+//! - `mmio` says whether registers in memory BARs are reached by reads and
+//!   writes of the device file only, or by mappings too.
 //! - `iommu` names the unit that translates a function and all behind it; the
 //!   first unit if nothing is said. Without `[[iommu]]` there is one, `iommu0`.
 //!
@@ -85,7 +87,7 @@ pub use diagnostic::{Error, Finding};
 pub use fields::{Model, Property, PropertyKind};
 pub use model::{
     BridgeEntry, DeviceEntry, Driver, FunctionEntry, FunctionKind, Group, Iommu, Machine, Memlock,
-    Properties, Reserved, ReservedKind, Value,
+    Mmio, Properties, Reserved, ReservedKind, Value,
 };
 
 /// The largest machine file that is read.

@@ -102,6 +102,16 @@ impl Driver {
     }
 }
 
+/// How a program reaches registers in a device's memory BARs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mmio {
+    /// By reads and writes of the device file: its BARs cannot be mapped.
+    #[default]
+    Trap,
+    /// By mappings too: each access is executed for the program.
+    Map,
+}
+
 /// The value of a model's property.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Value {
@@ -175,6 +185,8 @@ pub struct DeviceEntry {
     pub place: String,
     /// N of `/dev/vfio/devices/vfioN`; `None` unless bound to vfio-pci.
     pub cdev: Option<u32>,
+    /// Whether its registers can be mapped.
+    pub mmio: Mmio,
 }
 
 /// What a function is.

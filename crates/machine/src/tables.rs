@@ -4,7 +4,7 @@ use crate::MAX_RESERVED;
 use crate::diagnostic::{Mark, suggest};
 use crate::entries::{BridgeEntry, DeviceEntry, IommuEntry};
 use crate::fields::{Field, Located, Model, Raw, Table, shown};
-use crate::model::{Driver, Iommu, Reserved, ReservedKind};
+use crate::model::{Driver, Iommu, Mmio, Reserved, ReservedKind};
 use iogate_dma::{Iova, Span};
 use iogate_pci::topology::BridgeKind;
 
@@ -259,7 +259,9 @@ pub(crate) fn bridge(mut table: Table<'_, '_>) -> Option<BridgeEntry> {
     })
 }
 
-const DEVICE_KEYS: [&str; 7] = ["model", "behind", "at", "group", "driver", "iommu", "acs"];
+const DEVICE_KEYS: [&str; 8] = [
+    "model", "behind", "at", "group", "driver", "iommu", "acs", "mmio",
+];
 
 pub(crate) fn device(mut table: Table<'_, '_>, models: &[Model]) -> Option<DeviceEntry> {
     let Some(field) = table.needed("model") else {
@@ -296,6 +298,13 @@ pub(crate) fn device(mut table: Table<'_, '_>, models: &[Model]) -> Option<Devic
         },
         None => Driver::Vfio,
     };
+    let mmio = match table.field("mmio") {
+        Some(field) => match table.choice(field, &["trap", "map"]) {
+            Some(1) => Mmio::Map,
+            _ => Mmio::Trap,
+        },
+        None => Mmio::Trap,
+    };
     Some(DeviceEntry {
         mark: model_name.mark,
         model: model_name.value,
@@ -304,6 +313,7 @@ pub(crate) fn device(mut table: Table<'_, '_>, models: &[Model]) -> Option<Devic
         at,
         group,
         driver,
+        mmio,
         acs: acs.is_some_and(|acs| acs.value),
         iommu,
     })

@@ -4,7 +4,7 @@
 mod common;
 use common::{error, load, machine, models};
 use iogate_dma::{Iova, Span};
-use iogate_machine::{Driver, Machine, Memlock, Reserved, ReservedKind, Text, Value};
+use iogate_machine::{Driver, Machine, Memlock, Mmio, Reserved, ReservedKind, Text, Value};
 
 fn reserved(first: u64, last: u64, kind: ReservedKind) -> Reserved {
     let span = Span::new(Iova(first), Iova(last)).unwrap();
@@ -50,6 +50,22 @@ fn the_issues_example_is_a_machine() {
         Some(&Value::Text("S1".into()))
     );
     assert_eq!(device.place, "m.toml:14:17");
+}
+
+#[test]
+fn registers_are_mapped_where_that_is_said() {
+    let machine = machine(
+        "[[device]]\nmodel = 'edu'\nmmio = 'map'\n\
+         [[device]]\nmodel = 'edu'\nmmio = 'trap'\n[[device]]\nmodel = 'edu'",
+    );
+    let mmio: Vec<_> = machine
+        .devices()
+        .map(|(_, _, device)| device.mmio)
+        .collect();
+    assert_eq!(mmio, [Mmio::Map, Mmio::Trap, Mmio::Trap]);
+    assert_eq!(machine.describe().matches("mmio=map").count(), 1);
+    let text = error("[[device]]\nmodel = 'edu'\nmmio = 'mapp'");
+    assert!(text.contains("did you mean `map`?"), "{text}");
 }
 
 #[test]

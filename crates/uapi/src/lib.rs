@@ -37,4 +37,4 @@ pub use client::{BadAddress, Client, Named};
 pub use dispatch::ioctl;
 pub use errno::Errno;
 pub use kvm::kvm_device_attr;
-pub use region::{mmap, read, region_offset, write};
+pub use region::{load, mmap, read, region_of, region_offset, store, write};

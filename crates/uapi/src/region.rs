@@ -28,9 +28,17 @@ pub const fn region_offset(index: u32) -> u64 {
 /// The region and the offset in it that an offset in a device file means; the
 /// mark may be missing. EINVAL beyond the last region.
 pub(crate) fn region_and_offset(offset: u64) -> Result<(Region, u64), Errno> {
-    let index = (offset & !OURS) >> INDEX_SHIFT;
-    let region = Region::from_index(index)?;
-    Ok((region, offset & ((1 << INDEX_SHIFT) - 1)))
+    let (index, at) = region_of(offset);
+    Ok((Region::from_index(index)?, at))
+}
+
+/// The index of the region, and the offset in it, that an offset in a device
+/// file means.
+pub const fn region_of(offset: u64) -> (u64, u64) {
+    (
+        (offset & !OURS) >> INDEX_SHIFT,
+        offset & ((1 << INDEX_SHIFT) - 1),
+    )
 }
 
 /// The device behind `file`: EINVAL for a file that cannot be read or written,
@@ -98,6 +106,45 @@ pub fn write(
 
 fn interposed(host: &Host, file: FileId, name: &'static str) -> Option<Answer> {
     calls::interposed(host, host.kind(file)?, name)
+}
+
+/// A load of a mapping of `file` at `offset`: fills `into`. EIO while the
+/// device's memory does not answer, EINVAL outside of a mappable BAR.
+pub fn load(host: &Host, file: FileId, offset: u64, into: &mut [u8]) -> Result<Answer, Errno> {
+    let result = mapped(host, file, offset, into.len(), |device, region, at| {
+        host.region_read(device, region, at, into)?;
+        Ok(Retired::default())
+    });
+    tell(&result, file, offset, Direction::Read);
+    result
+}
+
+/// A store to a mapping of `file`, as [`load`].
+pub fn store(host: &Host, file: FileId, offset: u64, from: &[u8]) -> Result<Answer, Errno> {
+    let result = mapped(host, file, offset, from.len(), |device, region, at| {
+        Ok(host.region_write(device, region, at, from)?)
+    });
+    tell(&result, file, offset, Direction::Write);
+    result
+}
+
+fn mapped(
+    host: &Host,
+    file: FileId,
+    offset: u64,
+    length: usize,
+    access: impl FnOnce(usize, Region, u64) -> Result<Retired, Errno>,
+) -> Result<Answer, Errno> {
+    let device = device(host, file)?;
+    let (region, at) = region_and_offset(offset)?;
+    let bytes = u64::try_from(length).map_err(|_| Errno::EINVAL)?;
+    host.check_mmap(device, region, at, bytes)?;
+    let retired = access(device, region, at)?;
+    Ok(Answer {
+        value: i64::try_from(length).unwrap_or(i64::MAX),
+        after: retired.into(),
+        ..Answer::default()
+    })
 }
 
 enum Direction {

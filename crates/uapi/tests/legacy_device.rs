@@ -307,6 +307,34 @@ fn only_mappable_bars_are_mapped_shared_and_within_their_size() {
     assert_eq!(map(container, 2, 0, PAGE, SHARED), Err(Errno::ENODEV));
 }
 
+/// As on real devices, whose registers are mapped as all of a memory BAR is.
+#[test]
+fn registers_are_mapped_where_accesses_are_executed_for_the_program() {
+    let world = World::new();
+    let (container, _, device) = world.ready(FIRST);
+    assert!(!world.host.maps_registers());
+    world.host.map_registers(FIRST).unwrap();
+    assert!(world.host.maps_registers());
+    let info = world.ask(device, 8, pack!(32_u32, 0_u32, 0_u32, 0_u32, 0_u64, 0_u64));
+    assert_eq!(word(&info.unwrap(), 4), 0b111);
+    let map = |index| {
+        let at = world.region(index, 0);
+        iogate_uapi::mmap(&world.host, device, at, PAGE, 3, 1)
+    };
+    assert_eq!(map(0), Ok(()));
+    assert_eq!(map(1), Err(Errno::EINVAL), "ports");
+
+    let (at, mut bytes) = (world.region(0, 0x10), [0; 4]);
+    let stored = iogate_uapi::store(&world.host, device, at, &[1, 2, 3, 4]);
+    assert_eq!(stored.unwrap().value, 4);
+    iogate_uapi::load(&world.host, device, at, &mut bytes).unwrap();
+    assert_eq!(bytes, [1, 2, 3, 4]);
+    let load = |file, at| iogate_uapi::load(&world.host, file, at, &mut [0; 4]).map(|_| ());
+    assert_eq!(load(device, world.region(0, PAGE - 2)), Err(Errno::EINVAL));
+    assert_eq!(load(device, world.region(1, 0)), Err(Errno::EINVAL));
+    assert_eq!(load(container, at), Err(Errno::EINVAL));
+}
+
 /// drivers/vfio/pci/vfio_pci_config.c, vfio_basic_config_write and
 /// vfio_bar_fixup.
 #[test]
