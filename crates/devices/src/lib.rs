@@ -6,6 +6,7 @@
 //! | [`edu`] | QEMU's educational device: a factorial, a DMA engine, INTx and MSI |
 //! | [`ioat`] | Intel's I/OAT DMA engine 3.3 with one channel |
 //! | [`nvme`] | an NVMe 1.4 controller with one namespace |
+//! | [`virtio_net`] | a virtio 1.2 network device: loopback, or a Unix stream |
 //!
 //! [`build`] makes one by name; [`models`] lists them with their properties.
 //!
@@ -97,6 +98,7 @@ pub mod nvme;
 mod properties;
 mod registers;
 mod registry;
+pub mod virtio_net;
 
 pub use properties::{Kind, Properties, Property, Value};
 pub use registry::{BuildError, Model, Slot, build, models};

@@ -6,7 +6,7 @@ use iogate_dma::{Interrupts, Source};
 use iogate_pci::{Function, LayoutError};
 
 use crate::properties::{Checked, Properties, Property, nearest};
-use crate::{edu, ioat, nvme};
+use crate::{edu, ioat, nvme, virtio_net};
 
 /// A kind of device.
 #[derive(Clone, Copy)]
@@ -86,7 +86,7 @@ fn suggestion(nearest: Option<&str>) -> String {
     nearest.map_or_else(String::new, |name| format!("; did you mean {name:?}?"))
 }
 
-static MODELS: [Model; 3] = [edu::MODEL, ioat::MODEL, nvme::MODEL];
+static MODELS: [Model; 4] = [edu::MODEL, ioat::MODEL, nvme::MODEL, virtio_net::MODEL];
 
 /// All models, by name.
 pub fn models() -> &'static [Model] {

@@ -81,6 +81,43 @@ fn values_are_checked() {
             "cannot use /nonexistent/disk: No such file or directory (os error 2)",
         ),
         (
+            "ioat",
+            "xfercap",
+            Value::Integer(21),
+            "property \"xfercap\" is 21: it is a power of two from 12 to 20",
+        ),
+        (
+            "virtio-net",
+            "queues",
+            Value::Integer(9),
+            "property \"queues\" is 9: there are 1 to 8 pairs",
+        ),
+        ("virtio-net", "queues", Value::Integer(8), ""),
+        (
+            "virtio-net",
+            "mac",
+            Value::Text("01:00:00:00:00:00".into()),
+            "property \"mac\" is 01:00:00:00:00:00: it is six bytes as in 02:00:00:00:01:00, and no group's address",
+        ),
+        (
+            "virtio-net",
+            "mac",
+            Value::Text("52:54:00:12:34:5g".into()),
+            "property \"mac\" is 52:54:00:12:34:5g: it is six bytes as in 02:00:00:00:01:00, and no group's address",
+        ),
+        (
+            "virtio-net",
+            "mac",
+            Value::Text("52:54:00:12:34:5f".into()),
+            "",
+        ),
+        (
+            "virtio-net",
+            "socket",
+            Value::Text("/nonexistent/peer".into()),
+            "cannot use /nonexistent/peer: No such file or directory (os error 2)",
+        ),
+        (
             "edu",
             "dma-mask",
             Value::Bool(true),

@@ -46,6 +46,31 @@ pub(crate) fn session(model: &str, bytes: &[u8]) {
         machine.write64(0x30, 0x2000);
         machine.write32(0x14, 0x0046_0001);
     }
+    if model == "virtio-net" {
+        // A loopback that runs, with rings in small memory.
+        machine.write(4, 0x08, &1_u32.to_le_bytes());
+        machine.write(4, 0x0c, &1_u32.to_le_bytes());
+        machine.write(4, 0x08, &0_u32.to_le_bytes());
+        let features = bytes.first().map_or(0, |byte| u32::from(*byte) << 15);
+        machine.write(4, 0x0c, &(features & 0x3046_8000).to_le_bytes());
+        machine.write(4, 0x14, &[0x0b]);
+        for queue in 0..3_u16 {
+            machine.write(4, 0x16, &queue.to_le_bytes());
+            machine.write(4, 0x18, &16_u16.to_le_bytes());
+            for (at, place) in [(0x20, 0x1000_u64), (0x28, 0x2000), (0x30, 0x3000)] {
+                let place = place + u64::from(queue) * 0x200;
+                machine.write(4, at, &place.to_le_bytes());
+            }
+            machine.write(4, 0x1c, &1_u16.to_le_bytes());
+        }
+        machine.write(4, 0x14, &[0x0f]);
+    }
+    let bars: Vec<_> = machine.device.endpoint().bars().copied().collect();
+    // Where what takes notifications stands.
+    let doorbells = match model {
+        "virtio-net" => 0x3000,
+        _ => 0x1000,
+    };
     let mut input = Input(bytes);
     let mut after = After::Nothing;
     let mut buffer = [0; 32];
@@ -60,22 +85,27 @@ pub(crate) fn session(model: &str, bytes: &[u8]) {
                     6 => 1,
                     _ => 32,
                 };
-                let size = machine.device.endpoint().bar(0).unwrap().size;
+                // The last BAR, which is that of the registers, mostly.
+                let bar = match kind >> 3 & 7 {
+                    4 => bars[0],
+                    _ => bars[bars.len() - 1],
+                };
+                let (bar, size) = (bar.index, bar.size);
                 let near = match kind >> 6 {
                     0 => input.number::<1>() & !3,
-                    1 => 0x1000 + (input.number::<1>() & 0x3f) * 4,
+                    1 => doorbells + (input.number::<1>() & 0x3f) * 4,
                     2 => input.number::<1>(),
                     _ => input.number::<4>(),
                 };
                 let offset = near % (size - length + 1);
                 let bytes = &mut buffer[..length as usize];
                 if kind & 7 == 0 {
-                    machine.device.read_bar(0, offset, bytes);
+                    machine.device.read_bar(bar, offset, bytes);
                 } else {
                     for byte in bytes.iter_mut() {
                         *byte = input.number::<1>() as u8;
                     }
-                    after = after.or(machine.device.write_bar(0, offset, bytes));
+                    after = after.or(machine.device.write_bar(bar, offset, bytes));
                 }
             }
             // A command of small numbers, where the admin queue stands.
@@ -94,8 +124,13 @@ pub(crate) fn session(model: &str, bytes: &[u8]) {
                 let slot = input.number::<1>() & 15;
                 machine.poke(0x1000 + slot * 64, &command);
             }
+            // Memory: anywhere, or where rings stand.
             4 => {
-                let address = input.number::<3>() % (RAM as u64 - 8);
+                let near_rings = model == "virtio-net" && kind >> 3 & 1 != 0;
+                let address = match near_rings {
+                    false => input.number::<3>() % (RAM as u64 - 8),
+                    true => 0x1000 + input.number::<2>() % 0x2600,
+                };
                 machine.poke(address, &input.number::<8>().to_le_bytes());
             }
             5 => after = machine.device.work(&mut machine.port),
@@ -103,10 +138,8 @@ pub(crate) fn session(model: &str, bytes: &[u8]) {
                 let offset = input.number::<2>();
                 let bytes = &mut buffer[..(kind >> 4) as usize];
                 match kind & 8 {
-                    0 => machine.device.endpoint().read_config(offset, bytes),
-                    _ => {
-                        let _ = machine.device.endpoint().write_config(offset, bytes);
-                    }
+                    0 => machine.device.read_config(offset, bytes),
+                    _ => after = after.or(machine.device.write_config(offset, bytes).1),
                 }
             }
             _ => match kind >> 3 {

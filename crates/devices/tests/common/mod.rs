@@ -9,6 +9,7 @@
 )]
 
 pub mod driver;
+pub mod virtio;
 
 use std::sync::{Arc, Mutex};
 

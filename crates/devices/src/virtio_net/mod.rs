@@ -1,0 +1,285 @@
+//! virtio-net: a virtio 1.2 network device on PCI, modern only, with split
+//! queues.
+//!
+//! | part | what there is |
+//! |---|---|
+//! | features | MAC, STATUS, MRG_RXBUF, CTRL_VQ, CTRL_RX, MQ, INDIRECT_DESC, EVENT_IDX, VERSION_1, ACCESS_PLATFORM |
+//! | queues | 1 to 8 pairs and a control queue, 2 to 1024 entries (256 unless asked otherwise) |
+//! | interrupts | MSI-X, a vector a queue and one for the configuration; INTx |
+//! | back ends | loopback, a pair's transmitted packets are its received ones; a Unix stream as QEMU's `-netdev stream` |
+//!
+//! | BAR | offset | structure | accesses that change something |
+//! |---|---|---|---|
+//! | 1 | 0x0000 | MSI-X table, pending bits at 0x800 | writes |
+//! | 4 | 0x0000 | common configuration | writes |
+//! | 4 | 0x1000 | ISR status | reads |
+//! | 4 | 0x2000 | device configuration | none |
+//! | 4 | 0x3000 | notifications, 4 bytes a queue | writes |
+//!
+//! Packets are moved in batches of up to 256, or until 1 MiB is moved: indices
+//! and descriptors are read in bulk, and used entries are written in bulk with
+//! one index. While it works the device asks for no notifications, and in a
+//! loopback for none of receive buffers at all: a packet that finds none is
+//! dropped, as on a wire. From a stream packets wait for buffers.
+//!
+//! A queue that makes no sense, or whose structures are refused, sets
+//! DEVICE_NEEDS_RESET; a packet whose memory is refused is dropped. A reset by
+//! the driver is seen as done (status 0) when the worker has left the queues.
+
+mod backend;
+mod ring;
+mod spec;
+mod state;
+mod window;
+mod worker;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use iogate_dma::{Line, Port};
+use iogate_pci::{
+    After, Bar, Bus, ConfigEffect, Endpoint, Function, Identity, MsixLayout, ResetKind, Wake,
+    config,
+};
+
+use crate::properties::{Checked, Kind, Property};
+use crate::registry::{BuildError, Model, Slot};
+use backend::{Backend, Stream};
+use spec::common::NO_VECTOR;
+use spec::pci::{self, COMMON, DEVICE_SPECIFIC, ISR, NOTIFY};
+use state::{Cause, MAX_PAIRS, Setup, State};
+use worker::{Quantum, Scratch};
+
+pub(crate) const MODEL: Model = Model {
+    name: "virtio-net",
+    about: "virtio 1.2 network device, loopback or a Unix stream",
+    properties: &[
+        Property {
+            name: "queues",
+            kind: Kind::Integer,
+            about: "queue pairs, 1 to 8 (default 1)",
+        },
+        Property {
+            name: "mac",
+            kind: Kind::Text,
+            about: "MAC address (default: from the address)",
+        },
+        Property {
+            name: "socket",
+            kind: Kind::Text,
+            about: "a listening Unix socket to connect to, as QEMU's -netdev stream (default: loopback)",
+        },
+    ],
+    build,
+};
+
+fn build(properties: &Checked<'_>, slot: Slot) -> Result<Arc<dyn Function>, BuildError> {
+    let pairs = properties.number("queues").unwrap_or(1);
+    let pairs = u16::try_from(pairs)
+        .ok()
+        .filter(|pairs| (1..=MAX_PAIRS).contains(pairs))
+        .ok_or_else(|| BuildError::Range {
+            property: "queues",
+            value: pairs.to_string(),
+            rule: "there are 1 to 8 pairs",
+        })?;
+    let mac = match properties.text("mac") {
+        Some(text) => parse_mac(text).ok_or_else(|| BuildError::Range {
+            property: "mac",
+            value: text.to_owned(),
+            rule: "it is six bytes as in 02:00:00:00:01:00, and no group's address",
+        })?,
+        None => {
+            let [low, high] = slot.source.requester.0.to_le_bytes();
+            let [segment, _] = slot.source.segment.to_le_bytes();
+            // Locally administered.
+            [0x02, 0x69, 0x6f, segment, high, low]
+        }
+    };
+    let backend = match properties.text("socket") {
+        None => Backend::Loopback,
+        Some(path) => {
+            let stream = Stream::connect(Path::new(path));
+            Backend::Stream(stream.map_err(|error| BuildError::File {
+                path: path.to_owned(),
+                error,
+            })?)
+        }
+    };
+    Ok(Arc::new(VirtioNet::new(
+        slot,
+        Setup { mac, pairs },
+        backend,
+    )?))
+}
+
+/// An address of one station, as `02:00:00:00:01:00`.
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2)?;
+        let digits = part.bytes().all(|digit| digit.is_ascii_hexdigit());
+        *byte = u8::from_str_radix(part, 16).ok().filter(|_| digits)?;
+    }
+    let [first, ..] = mac;
+    (parts.next().is_none() && first & 1 == 0).then_some(mac)
+}
+
+/// One network device.
+pub struct VirtioNet {
+    endpoint: Endpoint,
+    backend: Backend,
+    /// Where the window capability stands in configuration space.
+    window: u64,
+    state: Mutex<State>,
+    /// The worker's, from one quantum to the next.
+    scratch: Mutex<Option<Box<Scratch>>>,
+}
+
+impl VirtioNet {
+    fn new(slot: Slot, setup: Setup, backend: Backend) -> Result<Self, BuildError> {
+        let identity = Identity {
+            vendor: pci::VENDOR,
+            device: pci::DEVICE,
+            subsystem_vendor: pci::VENDOR,
+            subsystem: 0x1100,
+            class: 0x02_0000,
+            revision: pci::REVISION,
+        };
+        let vectors = setup.queues().saturating_add(1);
+        let mut builder = Endpoint::builder(identity)
+            .bar(Bar::memory32(pci::MSIX_BAR, pci::MSIX_BAR_SIZE))
+            .bar(Bar::memory64(pci::BAR, pci::BAR_SIZE).prefetchable())
+            .pin_a()
+            .power_management()
+            .msix(MsixLayout {
+                vectors,
+                table_bar: pci::MSIX_BAR,
+                table_offset: 0,
+                pba_bar: pci::MSIX_BAR,
+                pba_offset: pci::PENDING,
+            })
+            .express();
+        let multiplier = pci::NOTIFY_MULTIPLIER.to_le_bytes();
+        let structures = [
+            (COMMON, &[][..]),
+            (NOTIFY, &multiplier[..]),
+            (ISR, &[]),
+            (DEVICE_SPECIFIC, &[]),
+        ];
+        for (structure, more) in structures {
+            let body = pci::capability(structure, pci::BAR, more);
+            builder = builder.capability(config::capability::VENDOR, &body, &[]);
+        }
+        let (body, writable) = window::capability();
+        let endpoint = builder
+            .capability(config::capability::VENDOR, &body, &writable)
+            .build(slot.source, slot.interrupts)?;
+        Ok(Self {
+            window: window::find(&endpoint),
+            state: Mutex::new(State::new(endpoint.life(), setup, vectors)),
+            endpoint,
+            backend,
+            scratch: Mutex::default(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_scratch(&self) -> MutexGuard<'_, Option<Box<Scratch>>> {
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells a cause: by its vector where messages are enabled, else by ISR
+    /// Status and the pin.
+    fn interrupt(&self, state: &mut State, cause: Cause, raise: impl FnOnce(u16)) {
+        if self.endpoint.messages_enabled() {
+            match state.vector_of(cause) {
+                NO_VECTOR => {}
+                vector => raise(vector),
+            }
+        } else {
+            state.set_isr(cause);
+            self.endpoint.set_line(state.line());
+        }
+    }
+}
+
+impl Function for VirtioNet {
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    fn model(&self) -> &'static str {
+        MODEL.name
+    }
+
+    fn read_bar(&self, bar: u8, offset: u64, into: &mut [u8]) {
+        into.fill(0);
+        if bar != pci::BAR {
+            self.endpoint.read_msix(bar, offset, into);
+            return;
+        }
+        let mut state = self.lock();
+        if let Some(at) = DEVICE_SPECIFIC.at(offset) {
+            state.read_device(at, into);
+        } else if ISR.at(offset) == Some(0)
+            && let Some(first) = into.first_mut()
+        {
+            *first = state.take_isr();
+            self.endpoint.set_line(Line::Deasserted);
+        } else {
+            state.read_common(offset, into);
+        }
+    }
+
+    fn write_bar(&self, bar: u8, offset: u64, from: &[u8]) -> After {
+        if bar != pci::BAR {
+            self.endpoint.write_msix(bar, offset, from);
+            return After::Nothing;
+        }
+        let mut state = self.lock();
+        if let Some(at) = NOTIFY.at(offset) {
+            return state.notify(at);
+        }
+        if let Some(cause) = state.write_common(offset, from) {
+            self.interrupt(&mut state, cause, |vector| self.endpoint.raise(vector));
+        }
+        // A reset by the driver clears ISR Status.
+        self.endpoint.set_line(state.line());
+        state.after()
+    }
+
+    fn work(&self, port: &mut Port) -> After {
+        let plan = self.lock().begin(self.backend.has_news());
+        // Taken out, so that nothing is locked while the port is used.
+        let mut scratch = self.lock_scratch().take().unwrap_or_default();
+        let bus = Bus::new(&self.endpoint, port, plan.life);
+        let after = Quantum::new(self, bus, plan).run(&mut scratch);
+        *self.lock_scratch() = Some(scratch);
+        after
+    }
+
+    fn read_config(&self, offset: u64, into: &mut [u8]) {
+        self.read_window(offset, into);
+        self.endpoint.read_config(offset, into);
+    }
+
+    fn write_config(&self, offset: u64, from: &[u8]) -> (ConfigEffect, After) {
+        let effect = self.endpoint.write_config(offset, from);
+        (effect, self.write_window(offset, from))
+    }
+
+    fn attend(&self, wake: Wake) {
+        self.backend.attend(wake);
+    }
+
+    fn reset(&self, _kind: ResetKind) {
+        let mut state = self.lock();
+        *state = state.anew(self.endpoint.life());
+        self.endpoint.set_line(Line::Deasserted);
+    }
+}
