@@ -1,6 +1,7 @@
 //! The calling thread as the uAPI sees it: memory, descriptors, credentials.
 
 use std::cell::RefCell;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::eventfd::Eventfd;
 use crate::listener::{Call, Listener};
 use crate::pages::{FilePages, ProcessPages};
 use crate::shared::is_in_memory;
-use crate::thread::{Seen, Status, Thread, Threads};
+use crate::thread::{Inode, Status, Thread, Threads, see};
 
 const IPC_LOCK: u64 = 1 << 14;
 const SYS_RAWIO: u64 = 1 << 17;
@@ -102,36 +103,37 @@ impl<'a> Calling<'a> {
         Some(path?.into_bytes())
     }
 
-    fn see(&self, fd: i32) -> Result<Seen, Errno> {
+    fn duplicate(&self, fd: i32) -> Result<OwnedFd, Errno> {
         // Nothing there may mean that the thread looked at is another.
-        match self.thread().see(fd) {
-            Err(Errno::EBADF) if fd >= 0 && self.renew() => self.thread().see(fd),
-            seen => seen,
+        match self.thread().duplicate(fd) {
+            Err(Errno::EBADF) if fd >= 0 && self.renew() => self.thread().duplicate(fd),
+            file => file,
         }
     }
 
     /// The file that descriptor `fd` names, `None` if it is none of ours. A
     /// node that was opened unseen becomes a file now.
     pub(crate) fn file(&self, fd: i32) -> Result<Option<FileId>, Errno> {
-        let seen = match self.see(fd) {
+        let opened = match self.duplicate(fd) {
             // Whom we may not look at holds no file of ours.
             Err(Errno::EACCES | Errno::EPERM) => return Ok(None),
-            seen => seen?,
+            opened => opened?,
         };
-        if let Some(file) = self.core.file(seen.inode) {
+        // Cheaper than all that can be seen.
+        if let Some(file) = self.core.file(Inode::of(&opened).map_err(errno)?) {
             return Ok(Some(file));
         }
+        let seen = see(&opened, "").map_err(errno)?;
         match self.core.nodes.node(seen, &self.thread()) {
-            Some(node) => self.replace(fd, node).map(Some),
+            Some(node) => self.replace(fd, node, opened).map(Some),
             None => Ok(None),
         }
     }
 
-    /// Makes descriptor `fd`, a node as the kernel opened it, name a file of
-    /// ours. Duplicates that were made before come to name the same file.
-    fn replace(&self, fd: i32, node: Node) -> Result<FileId, Errno> {
-        let thread = self.thread();
-        let placeholder = thread.duplicate(fd)?;
+    /// Makes descriptor `fd`, a node as the kernel opened it (`placeholder`),
+    /// name a file of ours. Duplicates that were made before come to name the
+    /// same file.
+    fn replace(&self, fd: i32, node: Node, placeholder: OwnedFd) -> Result<FileId, Errno> {
         let known = self.core.instead_of(node, &placeholder);
         let file = match known {
             Some(file) => file,
@@ -149,7 +151,7 @@ impl<'a> Calling<'a> {
             self.core.set_placeholder(file, node, placeholder);
         }
         let target = u32::try_from(fd).map_err(|_| Errno::EBADF)?;
-        let on_exec = thread.on_exec(fd);
+        let on_exec = self.thread().on_exec(fd);
         self.listener
             .replace_file(
                 self.call.id,

@@ -22,6 +22,18 @@ pub(crate) struct Inode {
     number: u64,
 }
 
+impl Inode {
+    /// That of an open file.
+    pub(crate) fn of(file: impl AsFd) -> io::Result<Self> {
+        let found = rustix::fs::fstat(file)?;
+        let device = found.st_dev;
+        Ok(Self {
+            device: (rustix::fs::major(device), rustix::fs::minor(device)),
+            number: found.st_ino,
+        })
+    }
+}
+
 /// What a descriptor names, seen from outside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Seen {
@@ -58,11 +70,6 @@ pub(crate) struct Thread {
 impl Thread {
     pub(crate) fn process(&self) -> &Arc<ClientProcess> {
         &self.process
-    }
-
-    /// What descriptor `fd` names; EBADF if it is not open, or the thread gone.
-    pub(crate) fn see(&self, fd: i32) -> Result<Seen, Errno> {
-        see(self.duplicate(fd)?, "").map_err(errno)
     }
 
     /// A duplicate of descriptor `fd`: the same open file, in this process.
@@ -256,11 +263,13 @@ mod tests {
         let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
         let number = |fd: &std::os::unix::net::UnixStream| std::os::fd::AsRawFd::as_raw_fd(fd);
         let copy = one.try_clone().unwrap();
-        let seen = thread.see(number(&one)).unwrap();
-        assert_eq!(thread.see(number(&copy)), Ok(seen));
-        assert_ne!(thread.see(number(&other)), Ok(seen));
-        assert_eq!(thread.see(-1), Err(Errno::EBADF));
-        assert_eq!(thread.see(i32::MAX), Err(Errno::EBADF));
+        let inode = |fd| Inode::of(thread.duplicate(fd).unwrap()).unwrap();
+        let expected = see(&one, "").unwrap().inode;
+        assert_eq!(inode(number(&one)), expected);
+        assert_eq!(inode(number(&copy)), expected);
+        assert_ne!(inode(number(&other)), expected);
+        assert_eq!(thread.duplicate(-1).unwrap_err(), Errno::EBADF);
+        assert_eq!(thread.duplicate(i32::MAX).unwrap_err(), Errno::EBADF);
     }
 
     #[test]
