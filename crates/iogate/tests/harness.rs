@@ -1,0 +1,185 @@
+//! The Rust test API, and the examples of the guide.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use iogate_dma::{Iova, Rights};
+use iogate_harness::{Error, Machine};
+use iogate_passthrough::container::TYPE1V2;
+use iogate_passthrough::device::CONFIG_REGION;
+use iogate_passthrough::{Buffer, Container, Group};
+
+fn machine() -> Machine {
+    Machine::new().iogate(env!("CARGO_BIN_EXE_iogate"))
+}
+
+// The guide shows what stands between the marks.
+// begin
+#[test]
+fn the_driver_drives_an_nvme() -> Result<(), Error> {
+    let outcome = machine()
+        .nvme("64 MiB")
+        .run(Command::new("iogate").arg("probe"))?;
+    assert!(outcome.status.success(), "{}", outcome.stderr);
+    assert!(outcome.faults.is_empty(), "{:?}", outcome.faults);
+    assert_eq!(outcome.leaks, 0);
+    Ok(())
+}
+
+#[test]
+fn the_driver_survives_a_map_that_fails() -> Result<(), Error> {
+    let machine = machine().nvme("64 MiB").inject("map:ENOMEM@1");
+    let outcome = machine.run(Command::new("iogate").arg("probe"))?;
+    assert_eq!(outcome.status.code(), Some(1), "{}", outcome.stderr);
+    assert_eq!(outcome.leaks, 0);
+    Ok(())
+}
+// end
+
+/// This program again, as the driver with a bug.
+fn faulty() -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "faulty_driver", "--nocapture"]);
+    command
+}
+
+/// Has the edu write to a buffer that was unmapped, and leaks a mapping.
+#[test]
+#[ignore = "runs in a session that other tests make"]
+fn faulty_driver() {
+    let container = Container::open().unwrap();
+    let group = Group::open(2).unwrap();
+    group.set_container(&container).unwrap();
+    container.set_iommu(TYPE1V2).unwrap();
+    let device = group.device("0000:01:00.0").unwrap();
+    let (config, bar0) = (
+        device.region(CONFIG_REGION).unwrap(),
+        device.region(0).unwrap(),
+    );
+    device.write(&config, 4, &[0b110]).unwrap();
+    let buffer = Buffer::new(1 << 20).unwrap();
+    container
+        .map(Iova(0x20_0000), &buffer, Rights::READ_WRITE)
+        .unwrap();
+    container.unmap(Iova(0x20_0000), 1 << 20).unwrap();
+    container
+        .map(Iova(0x80_0000), &buffer, Rights::READ)
+        .unwrap();
+    for (register, value) in [
+        (0x80, 0x4_0000),
+        (0x88, 0x20_0000),
+        (0x90, 4096),
+        (0x98, 3_u64),
+    ] {
+        device.write(&bar0, register, &value.to_le_bytes()).unwrap();
+    }
+    let done = |bytes: [u8; 4]| u32::from_le_bytes(bytes) & 1 == 0;
+    let mut command = [0; 4];
+    for _ in 0..500 {
+        device.read(&bar0, 0x98, &mut command).unwrap();
+        if done(command) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("the transfer does not end");
+}
+
+#[test]
+fn faults_and_leaks_of_a_program_are_told() {
+    let outcome = machine().run(&faulty()).unwrap();
+    assert!(outcome.status.success(), "{}", outcome.stderr);
+    let [fault] = &outcome.faults[..] else {
+        panic!("{:?}", outcome.faults);
+    };
+    assert_eq!((&*fault.device, &*fault.model), ("0000:01:00.0", "edu"));
+    assert_eq!((&*fault.access, fault.iova), ("write", 0x20_0000));
+    assert_eq!((&*fault.reason, fault.times), ("not mapped", 1));
+    assert_eq!(outcome.leaks, 1);
+}
+
+#[test]
+fn what_the_program_is_given_reaches_it() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo $X; pwd; cat; exit 7"]);
+    command.env("X", "y").current_dir("/");
+    let outcome = machine().run(&command).unwrap();
+    assert_eq!(outcome.status.code(), Some(7));
+    assert_eq!(outcome.stdout, "y\n/\n");
+}
+
+#[test]
+fn what_iogate_refuses_is_an_error_with_its_words() {
+    let refused = machine().device("gpu").run(&Command::new("true"));
+    assert!(matches!(&refused, Err(Error::Failed(text)) if text.contains("gpu")));
+    let refused = Machine::new().iogate("/nowhere").run(&Command::new("true"));
+    assert!(matches!(refused, Err(Error::NotStarted { .. })));
+}
+
+/// The first block of the guide that begins with `mark`.
+fn guide(mark: &str) -> String {
+    let text = common::document("guide.md");
+    let (_, rest) = text.split_once(&format!("```{mark}\n")).unwrap();
+    rest.split("```").next().unwrap().to_owned()
+}
+
+#[test]
+fn the_guide_s_tests_are_tests_of_this_file() {
+    let text = fs::read_to_string(common::root().join("crates/iogate/tests/harness.rs")).unwrap();
+    let (_, rest) = text.split_once("// begin\n").unwrap();
+    let shown = rest.split("// end\n").next().unwrap();
+    assert!(guide("rust").contains(shown), "{shown}");
+}
+
+#[test]
+fn the_guide_s_debugger_debugs() {
+    if Command::new("gdb").arg("--version").output().is_err() {
+        println!("NOT RUN: gdb is not installed");
+        return;
+    }
+    let line = guide("sh");
+    let words: Vec<_> = line.split_whitespace().collect();
+    let ["iogate", "run", "--", program, arguments @ ..] = &words[..] else {
+        panic!("{line}");
+    };
+    let outcome = machine()
+        .run(Command::new(program).args(arguments))
+        .unwrap();
+    assert!(
+        outcome.stdout.contains("exited normally"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(outcome.stdout.contains("2 functions assignable"));
+}
+
+#[test]
+fn the_guide_s_runner_runs_cargo_test_in_a_session() {
+    let folder = common::scratch("runner");
+    fs::create_dir_all(folder.join(".cargo")).unwrap();
+    fs::create_dir_all(folder.join("src")).unwrap();
+    fs::write(folder.join(".cargo/config.toml"), guide("toml")).unwrap();
+    let manifest = "[package]\nname = \"driver\"\nedition = \"2024\"\n[workspace]\n";
+    fs::write(folder.join("Cargo.toml"), manifest).unwrap();
+    let test = "#[test]\nfn finds_devices() {\n    \
+        assert!(std::path::Path::new(\"/sys/bus/pci/devices/0000:02:00.0\").exists());\n    \
+        assert!(std::fs::File::open(\"/dev/vfio/vfio\").is_ok());\n}\n";
+    fs::write(folder.join("src/lib.rs"), test).unwrap();
+    let iogate = std::path::Path::new(env!("CARGO_BIN_EXE_iogate"));
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", iogate.parent().unwrap().display());
+    let output = Command::new(env!("CARGO"))
+        .args(["test", "--offline", "--lib"])
+        .current_dir(&folder)
+        .env("PATH", path)
+        .env("CARGO_TARGET_DIR", folder.join("target"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{errors}");
+    assert!(text.contains("test finds_devices ... ok"), "{text}");
+}
