@@ -237,7 +237,7 @@ impl Session {
             .enumerate()
             .map(|(index, iommu)| Arc::new(unit(index, iommu)))
             .collect();
-        let mut devices = Vec::new();
+        let (mut devices, mut mapped) = (Vec::new(), Vec::new());
         for (index, function) in &functions {
             let Some(entry) = machine.functions().get(*index) else {
                 continue;
@@ -248,6 +248,9 @@ impl Session {
             else {
                 continue;
             };
+            if entry.device().is_some_and(|d| d.mmio == machine::Mmio::Map) {
+                mapped.push(devices.len());
+            }
             devices.push(Arc::new(Device {
                 index: devices.len(),
                 source: entry.source(),
@@ -291,6 +294,10 @@ impl Session {
         };
         let interposer = injection.map(|injection| injection.clone() as Arc<dyn Interpose>);
         let host = Host::interposed(config, interposer);
+        for device in mapped {
+            let done = host.map_registers(device);
+            done.map_err(|error| Refusal(error.reason.to_owned()))?;
+        }
         Ok(Self {
             host,
             checker,

@@ -14,6 +14,7 @@
 //! | who calls | `thread`, `client_process`, `client`, `open`, `unmapping` |
 //! | what it holds | `object`, `held`, `kvm`, `core`, `watch`, `eventfd` |
 //! | its memory | `pages`, `shared` |
+//! | mapped registers | `mmio` |
 //! | what it sees | `namespace`, `nodes` |
 //! | processes | `run`, `guardian`, `control`, `process`, `signals`, `alarm`, `worker` |
 //!
@@ -62,6 +63,7 @@ mod guardian;
 mod held;
 mod kvm;
 mod listener;
+mod mmio;
 mod namespace;
 mod nodes;
 mod object;

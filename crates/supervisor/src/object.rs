@@ -2,9 +2,9 @@
 //!
 //! A container, a group or `/dev/iommu` is one end of a pair of sockets: its
 //! inode is its identity, and the other end hangs up with the last duplicate.
-//! A device is a sealed memory file, which also maps: its identity is its
-//! inode too, and a lock that it holds goes with the last duplicate and the
-//! last mapping.
+//! A device is a memory file, sealed while empty, which also maps: its identity
+//! is its inode too, and a lock that it holds goes with the last duplicate and
+//! the last mapping.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,9 +15,6 @@ use rustix::fs::{FlockOperation, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 
 use crate::thread::{Inode, see};
-
-/// Bytes of a device's memory file: all region offsets lie below.
-const DEVICE_BYTES: u64 = crate::filter::REGION_BIT << 1;
 
 /// By what we see whether the client still holds its end.
 #[derive(Debug)]
@@ -57,10 +54,9 @@ pub(crate) fn make_socket() -> io::Result<Made> {
 pub(crate) fn make_device() -> io::Result<Made> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = rustix::fs::memfd_create("vfio-device", flags)?;
-    rustix::fs::ftruncate(&file, DEVICE_BYTES)?;
-    // Registers are reached by reads and writes at region offsets only: what
-    // the client would put into the file itself would never reach a device.
-    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
+    // What the client would put into the file itself would never reach a
+    // device. An access of a mapping faults, because the file ends before it.
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     rustix::fs::fcntl_add_seals(&file, seals)?;
     another_device(&Arc::new(file))
 }

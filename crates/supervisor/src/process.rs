@@ -82,12 +82,13 @@ pub(crate) fn signal(process: u32, signal: i32) -> bool {
     }
 }
 
-/// Waits for a child that has ended, without blocking if `options` has
-/// WNOHANG. Returns its id, 0 if none has ended yet, and its status.
+/// Waits for a child of this thread that has ended, without blocking if
+/// `options` has WNOHANG. Returns its id, 0 if none has ended yet, and its
+/// status. Tasks that another thread traces are that thread's.
 pub(crate) fn reap(options: i32) -> io::Result<(u32, i32)> {
     let mut status = 0;
     // SAFETY: the status is written to a local integer.
-    let child = unsafe { libc::waitpid(-1, &raw mut status, options) };
+    let child = unsafe { libc::waitpid(-1, &raw mut status, options | libc::__WNOTHREAD) };
     match u32::try_from(child) {
         Ok(child) => Ok((child, status)),
         Err(_) => Err(io::Error::last_os_error()),

@@ -14,6 +14,7 @@ use crate::core::Core;
 use crate::filter::Filter;
 use crate::guardian::{self, Failed, Orders, Program};
 use crate::listener::Listener;
+use crate::mmio::Tracer;
 use crate::namespace::{self, View};
 use crate::nodes::Nodes;
 use crate::process::{self, Straggler};
@@ -280,9 +281,24 @@ fn serve(session: Session, started: &Started, alarm: &Alarm) -> Result<Arc<Core>
     start_thread("receive", alarm, move || {
         Receiver::new(serving, listener)?.run()
     })?;
+    if core.host.maps_registers() {
+        trace(&core, started.program, alarm)?;
+    }
     // If the program is gone already, the guardian will say so.
     let _ = started.start.send(Word::Go, &[]);
     Ok(core)
+}
+
+/// Traces the program, which must not have started yet, for its accesses to
+/// mapped registers.
+fn trace(core: &Arc<Core>, program: u32, alarm: &Alarm) -> Result<(), StartError> {
+    let tracer = Tracer::new(Arc::clone(core));
+    let (started, is_started) = std::sync::mpsc::sync_channel(1);
+    start_thread("trace", alarm, move || tracer.run(program, &started))?;
+    let traced = is_started.recv();
+    traced
+        .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+        .map_err(StartError::step("trace the program with ptrace"))
 }
 
 /// Starts a thread whose failure ends the session.

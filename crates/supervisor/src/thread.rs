@@ -23,6 +23,13 @@ pub(crate) struct Inode {
 }
 
 impl Inode {
+    /// By the numbers of its file system and its own.
+    pub(crate) fn new(device: (u32, u32), number: u64) -> Self {
+        Self { device, number }
+    }
+}
+
+impl Inode {
     /// That of an open file.
     pub(crate) fn of(file: impl AsFd) -> io::Result<Self> {
         let found = rustix::fs::fstat(file)?;

@@ -11,10 +11,8 @@
 //! the rest runs at full speed. Tasks made with CLONE_UNTRACED are not served.
 
 mod access;
-mod disposition;
 mod processor;
 mod trace;
 mod tracer;
 
-pub(crate) use disposition::Dispositions;
 pub(crate) use tracer::Tracer;

@@ -157,34 +157,6 @@ impl Task {
         // SAFETY: the kernel only reads, as many bytes as the vector says.
         done(unsafe { libc::ptrace(libc::PTRACE_SETREGSET, self.0, XSTATE, &raw const vector) })
     }
-
-    /// The signals that the task blocks, from 1 up.
-    pub(crate) fn mask(self) -> io::Result<u64> {
-        let mut mask = 0_u64;
-        let size = size_of::<u64>();
-        // SAFETY: the kernel writes as many bytes as it is told.
-        done(unsafe { libc::ptrace(libc::PTRACE_GETSIGMASK, self.0, size, &raw mut mask) })?;
-        Ok(mask)
-    }
-
-    pub(crate) fn set_mask(self, mask: u64) -> io::Result<()> {
-        let size = size_of::<u64>();
-        // SAFETY: the kernel reads as many bytes as it is told.
-        done(unsafe { libc::ptrace(libc::PTRACE_SETSIGMASK, self.0, size, &raw const mask) })
-    }
-
-    /// Executes one instruction and waits for the stop after it.
-    pub(crate) fn step(self) -> io::Result<()> {
-        // SAFETY: this request takes numbers.
-        done(unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, self.0, 0, 0) })?;
-        let mut status = 0;
-        // SAFETY: the status is written to a local integer.
-        match unsafe { libc::waitpid(self.0, &raw mut status, libc::__WALL) } {
-            -1 => Err(io::Error::last_os_error()),
-            _ if Stop::from_wait(status) == Stop::Signal(libc::SIGTRAP) => Ok(()),
-            _ => Err(io::ErrorKind::Interrupted.into()),
-        }
-    }
 }
 
 /// The general registers in the kernel's form.
@@ -237,7 +209,10 @@ mod tests {
         assert_eq!(stopped(libc::SIGSTOP, event), Stop::Group);
         assert_eq!(stopped(libc::SIGTRAP, event), Stop::Other);
         assert_eq!(stopped(libc::SIGTRAP, libc::PTRACE_EVENT_EXEC), Stop::Exec);
-        assert_eq!(stopped(libc::SIGTRAP, libc::PTRACE_EVENT_CLONE), Stop::Other);
+        assert_eq!(
+            stopped(libc::SIGTRAP, libc::PTRACE_EVENT_CLONE),
+            Stop::Other
+        );
     }
 
     #[test]
