@@ -50,6 +50,11 @@ impl Mapping {
         self.pinned.is_some()
     }
 
+    /// Where the pinned bytes are; `None` unless devices reach them.
+    pub fn segments(&self) -> Option<&[iogate_space::Segment]> {
+        self.pinned.as_ref().map(|pinned| pinned.segments())
+    }
+
     /// The pins, to be dropped after a grace.
     pub fn take_pinned(&mut self) -> Option<Box<dyn Pinned>> {
         self.pinned.take()

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use iogate_dma::{Span, Translate};
 
 use crate::cdev::Binding;
 use crate::container::Container;
-use crate::iommufd::Context;
+use crate::iommufd::{Context, Extension};
 use crate::kvm::Machines;
 use crate::ledger::{Charge, Ledger, Payer};
 use crate::private::{Piece, PrivateMemory};
@@ -42,6 +42,8 @@ pub enum FileKind {
     Device(usize),
     /// An iommufd.
     Iommufd,
+    /// An access of software to an IOAS.
+    Access,
 }
 
 /// How a device file came to be.
@@ -71,6 +73,8 @@ pub(crate) struct State {
     pub(crate) iommufds: BTreeMap<FileId, Context>,
     /// Files of devices' own nodes that are bound, and to what.
     pub(crate) bindings: BTreeMap<FileId, Binding>,
+    /// Files of accesses: the iommufd and the number there.
+    pub(crate) accesses: BTreeMap<FileId, (FileId, u32)>,
     /// Virtual machines that were told of files.
     pub(crate) machines: Machines,
     pub(crate) private: PrivateMemory,
@@ -89,6 +93,7 @@ pub struct Host {
     pub(crate) slots: Vec<Slot>,
     files: RwLock<BTreeMap<FileId, File>>,
     next_file: AtomicU64,
+    extension: OnceLock<Arc<dyn Extension>>,
     state: Mutex<State>,
 }
 
@@ -115,11 +120,13 @@ impl Host {
             slots: slots.collect(),
             files: RwLock::default(),
             next_file: AtomicU64::new(1),
+            extension: OnceLock::new(),
             state: Mutex::new(State {
                 groups,
                 containers: BTreeMap::new(),
                 iommufds: BTreeMap::new(),
                 bindings: BTreeMap::new(),
+                accesses: BTreeMap::new(),
                 machines: Machines::default(),
                 private: PrivateMemory::default(),
                 spaces: BTreeMap::new(),
@@ -134,6 +141,18 @@ impl Host {
     /// Who is asked before calls are run.
     pub fn interposer(&self) -> Option<&dyn Interpose> {
         self.interposer.as_deref()
+    }
+
+    /// Has iommufds answer the operations of `extension` too. The first that
+    /// is given stays.
+    pub fn extend(&self, extension: Arc<dyn Extension>) {
+        // One that comes later is dropped, as said above.
+        let _ = self.extension.set(extension);
+    }
+
+    /// What iommufds answer beyond the usual.
+    pub fn extension(&self) -> Option<&Arc<dyn Extension>> {
+        self.extension.get()
     }
 
     /// What the host consists of.
@@ -261,6 +280,7 @@ impl Host {
             }
             (FileKind::Device(_), Path::Cdev) => self.close_cdev(&mut state, file, &mut retired),
             (FileKind::Iommufd, _) => self.close_iommufd(&mut state, file, &mut retired),
+            (FileKind::Access, _) => self.close_access(&mut state, file, &mut retired),
         }
         self.kvm_forget(&mut state, file);
         drop(state);

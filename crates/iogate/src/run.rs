@@ -53,6 +53,9 @@ pub(crate) struct Options {
     /// What rules with a percentage are decided by
     #[arg(long, value_name = "N", default_value_t = 1)]
     inject_seed: u64,
+    /// Have /dev/iommu answer the kernel's test interface (IOMMU_TEST) too
+    #[arg(long)]
+    iommu_test: bool,
     /// Show the machine's own PCI devices and groups too
     #[arg(long)]
     host_pci: bool,
@@ -89,6 +92,7 @@ impl Options {
             && self.report.is_none()
             && self.fail_on.is_empty()
             && self.injections.is_empty()
+            && !self.iommu_test
             && !self.host_pci
     }
 }
@@ -165,6 +169,9 @@ fn supervise(
     let machine = session::load(options.machine.as_deref(), &options.devices)?;
     let injection = session::injection(&machine, &options.injections, options.inject_seed)?;
     let session = Session::new(&machine, injection.as_ref())?;
+    if options.iommu_test {
+        session.offer_test_interface();
+    }
     let host_pci = match options.host_pci {
         true => HostPci::Shown,
         false => HostPci::Hidden,

@@ -17,6 +17,7 @@ use iogate_host::{
 };
 use iogate_inject::Injection;
 use iogate_interrupt::{Delivery, Window};
+use iogate_iommu_test::TestInterface;
 use iogate_machine::{self as machine, Driver, FunctionEntry, Machine};
 use iogate_memory::ClientMemory;
 use iogate_pci::{Bar, BarSpace, BarWidth, Function};
@@ -308,6 +309,11 @@ impl Session {
 }
 
 impl Session {
+    /// Has iommufds answer the kernel's test interface.
+    pub(crate) fn offer_test_interface(&self) {
+        self.host.extend(Arc::new(TestInterface::new()));
+    }
+
     /// What the supervisor needs of this session to run `program`.
     pub(crate) fn supervised(
         &self,

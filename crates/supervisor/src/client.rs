@@ -14,13 +14,14 @@ use iogate_uapi::{BadAddress, Client, Errno, Named};
 use crate::client_process::ClientProcess;
 use crate::core::{Core, errno};
 use crate::eventfd::Eventfd;
-use crate::listener::{Call, Listener};
+use crate::listener::{Call, Listener, OnExec};
 use crate::pages::{FilePages, ProcessPages};
 use crate::shared::is_in_memory;
 use crate::thread::{Inode, Status, Thread, Threads, see};
 
 const IPC_LOCK: u64 = 1 << 14;
 const SYS_RAWIO: u64 = 1 << 17;
+const SYS_RESOURCE: u64 = 1 << 24;
 
 /// A thread in a noticed call, which it waits in for as long as this exists.
 pub(crate) struct Calling<'a> {
@@ -219,6 +220,10 @@ impl Caller for Calling<'_> {
     fn has_raw_io(&self) -> bool {
         self.has_capability(SYS_RAWIO)
     }
+
+    fn has_sys_resource(&self) -> bool {
+        self.has_capability(SYS_RESOURCE)
+    }
 }
 
 impl Client for Calling<'_> {
@@ -260,6 +265,13 @@ impl Client for Calling<'_> {
             file,
             start: offset,
         }))
+    }
+
+    fn install(&self, file: FileId) -> Result<i32, Errno> {
+        let end = self.core.make_end(file)?;
+        let end = std::os::fd::AsFd::as_fd(&end);
+        let added = self.listener.add_file(self.call.id, end, OnExec::Close);
+        added.map_err(errno)
     }
 
     fn watch(&self, fd: i32, event: Event) -> Result<Box<dyn Watch>, Errno> {

@@ -182,7 +182,18 @@ impl Listener {
         file: BorrowedFd<'_>,
         on_exec: OnExec,
     ) -> io::Result<()> {
-        self.add(id, ADD_FD_SEND, file, 0, on_exec)
+        self.add(id, ADD_FD_SEND, file, 0, on_exec).map(drop)
+    }
+
+    /// Gives the caller a new descriptor for `file`, and returns its number.
+    /// The call still waits for its answer.
+    pub(crate) fn add_file(
+        &self,
+        id: u64,
+        file: BorrowedFd<'_>,
+        on_exec: OnExec,
+    ) -> io::Result<i32> {
+        self.add(id, 0, file, 0, on_exec)
     }
 
     /// Makes descriptor `target` of the caller name `file`, whatever it named
@@ -194,7 +205,7 @@ impl Listener {
         file: BorrowedFd<'_>,
         on_exec: OnExec,
     ) -> io::Result<()> {
-        self.add(id, ADD_FD_SET, file, target, on_exec)
+        self.add(id, ADD_FD_SET, file, target, on_exec).map(drop)
     }
 
     fn add(
@@ -204,7 +215,7 @@ impl Listener {
         file: BorrowedFd<'_>,
         target: u32,
         on_exec: OnExec,
-    ) -> io::Result<()> {
+    ) -> io::Result<i32> {
         let request = AddFd {
             id,
             flags,
@@ -216,7 +227,7 @@ impl Listener {
             // SAFETY: `AddFd` has the layout of struct seccomp_notif_addfd.
             let done = unsafe { libc::ioctl(self.0.as_raw_fd(), ADD_FD, &raw const request) };
             if done >= 0 {
-                return Ok(());
+                return Ok(done);
             }
             let error = io::Error::last_os_error();
             if error.kind() != io::ErrorKind::Interrupted {

@@ -47,11 +47,17 @@ const CALLS: &[(On, u32, &str)] = &[
     (On::Iommufd, 0x85, "ioctl_ioas_map"),
     (On::Iommufd, 0x86, "ioctl_ioas_unmap"),
     (On::Iommufd, 0x87, "ioctl_option"),
+    (On::Iommufd, 0x88, "ioctl_vfio_ioas"),
     (On::Iommufd, 0x89, "ioctl_hwpt_alloc"),
     (On::Iommufd, 0x8a, "ioctl_get_hw_info"),
     (On::Iommufd, 0x8b, "ioctl_hwpt_set_dirty_tracking"),
     (On::Iommufd, 0x8c, "ioctl_hwpt_get_dirty_bitmap"),
+    (On::Iommufd, 0x8d, "ioctl_hwpt_invalidate"),
     (On::Iommufd, 0x8f, "ioctl_ioas_map_file"),
+    (On::Iommufd, 0x90, "ioctl_viommu_alloc"),
+    (On::Iommufd, 0x91, "ioctl_vdevice_alloc"),
+    (On::Iommufd, 0x92, "ioctl_ioas_change_process"),
+    (On::Iommufd, 0xa0, "ioctl_test"),
 ];
 
 /// KVM_SET_DEVICE_ATTR about a file of ours.
@@ -74,6 +80,7 @@ pub(crate) fn name(kind: FileKind, command: u32) -> Option<&'static str> {
         FileKind::Device(_) => On::Device,
         FileKind::Iommufd if number < 0x80 => On::Container,
         FileKind::Iommufd => On::Iommufd,
+        FileKind::Access => return None,
     };
     let mut calls = CALLS.iter();
     calls.find_map(|(kind, known, name)| (*kind == on && *known == number).then_some(*name))

@@ -45,6 +45,14 @@ pub trait Client: Caller {
     /// EINVAL if its memory cannot be shared so.
     fn file_pages(&self, fd: i32, offset: u64, length: u64) -> Result<Arc<dyn Pages>, Errno>;
 
+    /// Gives the client a descriptor, close-on-exec, for one of our files while
+    /// its call still waits, and returns the number. On an error the caller
+    /// closes the file.
+    fn install(&self, file: FileId) -> Result<i32, Errno> {
+        let _ = file;
+        Err(Errno::EMFILE)
+    }
+
     /// Has [`Host::event`](iogate_host::Host::event) called with `event`
     /// whenever the eventfd `fd` is signalled, until the result is dropped:
     /// EBADF if not open, EINVAL if it is no eventfd.

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use super::objects::{BoundDevice, Object};
+use super::objects::{BoundDevice, GroupKey, Object};
+use super::unit::{Unit, UnitData};
 use super::{Context, Failure};
 use crate::state::State;
 use crate::{Error, ErrorKind, FileId, Host, Owner, Retired};
@@ -28,14 +29,18 @@ pub struct Attached {
 }
 
 /// What IOMMU_GET_HW_INFO says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HwInfo {
+    /// What the unit says of itself.
+    pub data: UnitData,
     /// `enum iommufd_hw_capabilities`.
     pub capabilities: u64,
     /// Bits of a PASID; 0: none.
     pub max_pasid_log2: u8,
 }
 
+/// IOMMU_HW_CAP_DIRTY_TRACKING.
+const DIRTY_TRACKING: u64 = 1;
 /// IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED.
 const ATS_NOT_SUPPORTED: u64 = 8;
 
@@ -44,19 +49,28 @@ impl Host {
     pub fn iommufd_hw_info(&self, file: FileId, device: u32) -> Result<HwInfo, Error> {
         let state = self.lock();
         let context = state.iommufds.get(&file).ok_or(Context::NONE)?;
-        context.objects.device(device)?;
+        let unit = &context.objects.device(device)?.unit;
+        let dirty_tracking = match unit.features.tracks_dirty {
+            true => DIRTY_TRACKING,
+            false => 0,
+        };
         Ok(HwInfo {
-            capabilities: ATS_NOT_SUPPORTED,
-            max_pasid_log2: 0,
+            data: unit.data.clone(),
+            capabilities: ATS_NOT_SUPPORTED | dirty_tracking,
+            max_pasid_log2: unit.features.pasid_bits,
         })
     }
 
     /// Binds a device: EPERM if its group's DMA is somebody else's. Linux
     /// `iommufd_device_bind`.
     pub(crate) fn bind(&self, state: &mut State, file: FileId, index: usize) -> Result<u32, Error> {
-        let group = self.device(index)?.group;
+        let device = self.device(index)?;
+        let group = device.group;
         state.group(group)?.claim(Owner::Iommufd(file))?;
-        let bound = Object::Device(BoundDevice { index, group });
+        let bound = Object::Device(BoundDevice {
+            group: GroupKey::Machine(group),
+            unit: Arc::new(Unit::plain(&device.iommu)),
+        });
         let context = state.iommufds.get_mut(&file).ok_or(Context::NONE);
         let entered = context.and_then(|context| context.objects.insert(bound));
         if entered.is_err() {
@@ -74,8 +88,12 @@ impl Host {
             return;
         };
         if let Ok(device) = context.objects.device(id) {
+            let group = device.group;
+            context.pasids.retain(|(device, _), _| *device != id);
             context.objects.remove(id);
-            if let Ok(group) = state.group(device.group) {
+            if let GroupKey::Machine(number) = group
+                && let Ok(group) = state.group(number)
+            {
                 group.release();
             }
         }
@@ -99,7 +117,7 @@ impl Host {
         match context.objects.any(pt)? {
             Object::Hwpt(_) => self.use_hwpt(state, file, id, pt),
             Object::Ioas(_) => self.use_ioas(state, file, id, pt),
-            Object::Device(_) => {
+            Object::Device(_) | Object::Access(_) | Object::Nodeless(_) => {
                 Err(Error::invalid("a device cannot be attached to this object").into())
             }
         }
@@ -121,7 +139,12 @@ impl Host {
         ioas: u32,
     ) -> Result<Attached, Failure> {
         let context = state.iommufds.get(&file).ok_or(Context::NONE)?;
-        let tables = context.objects.ioas(ioas)?.domains.iter().copied();
+        let tables = context
+            .objects
+            .ioas(ioas)?
+            .domains
+            .iter()
+            .map(|domain| domain.hwpt);
         let is_auto = |hwpt: &u32| context.objects.hwpt(*hwpt).is_ok_and(|hwpt| hwpt.is_auto);
         let tables: Vec<u32> = tables.filter(is_auto).collect();
         for hwpt in tables {
@@ -131,16 +154,18 @@ impl Host {
             }
         }
         let context = state.iommufds.get_mut(&file).ok_or(Context::NONE)?;
-        let device = context.objects.device(id)?;
-        context.check_group(id, device, None)?;
-        let iommu = Arc::clone(&self.device(device.index)?.iommu);
+        let device = context.objects.device(id)?.clone();
+        context.check_group(id, &device, None)?;
         let is_attached = |link: &Link| link.devices.contains(&id);
         let is_move = context.links.get(&device.group).is_some_and(is_attached);
         let space = Arc::clone(&context.objects.ioas(ioas)?.space);
         if !is_move {
-            context.objects.ioas(ioas)?.reserve_for(id, &iommu)?;
+            context
+                .objects
+                .ioas(ioas)?
+                .reserve_for(id, &device.unit.iommu)?;
         }
-        let made = context.new_hwpt(self, &mut state.private, ioas, iommu, true);
+        let made = context.new_hwpt(self, &mut state.private, ioas, device.unit, true);
         let hwpt = made.inspect_err(|_| {
             if !is_move {
                 space.release(id.into());
@@ -163,8 +188,8 @@ impl Host {
         hwpt: u32,
     ) -> Result<Attached, Failure> {
         let context = state.iommufds.get_mut(&file).ok_or(Context::NONE)?;
-        let device = context.objects.device(id)?;
-        context.check_group(id, device, Some(hwpt))?;
+        let device = context.objects.device(id)?.clone();
+        context.check_group(id, &device, Some(hwpt))?;
         let link = context.links.get(&device.group).cloned();
         let before = link.as_ref().map(|link| link.hwpt);
         let attached = link.map_or(Vec::new(), |link| link.devices);
@@ -176,6 +201,9 @@ impl Host {
             });
         }
         let table = context.objects.hwpt(hwpt)?;
+        if !table.takes_pasids && context.has_pasids(id) {
+            return Err(Error::invalid("the page table was not made for PASIDs").into());
+        }
         let ioas = table.ioas;
         let of = |hwpt| context.objects.hwpt(hwpt).map(|table| table.ioas);
         let old_ioas = before.and_then(|hwpt| of(hwpt).ok());
@@ -187,16 +215,13 @@ impl Host {
         };
         let space = Arc::clone(&context.objects.ioas(ioas)?.space);
         let fits = newcomers.iter().try_for_each(|newcomer| {
-            let index = context.objects.device(*newcomer)?.index;
-            let iommu = &self.device(index)?.iommu;
+            let iommu = &context.objects.device(*newcomer)?.unit.iommu;
             context.objects.ioas(ioas)?.reserve_for(*newcomer, iommu)
         });
-        let fits = fits.and_then(
-            |()| match table.accepts(&self.device(device.index)?.iommu) {
-                true => Ok(()),
-                false => Err(Error::invalid("the page table is for another IOMMU")),
-            },
-        );
+        let fits = fits.and_then(|()| match table.accepts(&device.unit) {
+            true => Ok(()),
+            false => Err(Error::invalid("the page table is for another IOMMU")),
+        });
         if let Err(error) = fits {
             for newcomer in newcomers {
                 space.release(newcomer.into());
@@ -214,7 +239,9 @@ impl Host {
         context.links.insert(device.group, Link { hwpt, devices });
         let mut retired = Retired::default();
         if before != Some(hwpt) {
-            self.attach(state.group(device.group)?, Some(&space));
+            if let GroupKey::Machine(number) = device.group {
+                self.attach(state.group(number)?, Some(&space));
+            }
             retired.grace = Some(self.config.gate.grace());
         }
         if let Some(before) = before.filter(|before| *before != hwpt)
@@ -241,7 +268,8 @@ impl Host {
         let Ok(device) = context.objects.device(id) else {
             return;
         };
-        let Some(link) = context.links.get_mut(&device.group) else {
+        let group = device.group;
+        let Some(link) = context.links.get_mut(&group) else {
             return;
         };
         if !link.devices.contains(&id) {
@@ -250,7 +278,7 @@ impl Host {
         link.devices.retain(|attached| *attached != id);
         let (hwpt, is_last) = (link.hwpt, link.devices.is_empty());
         if is_last {
-            context.links.remove(&device.group);
+            context.links.remove(&group);
         }
         let ioas = context.objects.hwpt(hwpt).map(|table| table.ioas);
         if let Ok(ioas) = ioas.and_then(|ioas| context.objects.ioas(ioas)) {
@@ -259,7 +287,9 @@ impl Host {
         if !is_last {
             return;
         }
-        if let Ok(group) = state.group(device.group) {
+        if let GroupKey::Machine(number) = group
+            && let Ok(group) = state.group(number)
+        {
             // Borrowed apart: the group's state is not changed by this.
             self.attach(group, None);
         }
@@ -273,7 +303,7 @@ impl Host {
 impl Context {
     /// EINVAL if the rest of the device's group is attached to another page
     /// table than `hwpt`.
-    fn check_group(&self, id: u32, device: BoundDevice, hwpt: Option<u32>) -> Result<(), Error> {
+    fn check_group(&self, id: u32, device: &BoundDevice, hwpt: Option<u32>) -> Result<(), Error> {
         match self.links.get(&device.group) {
             Some(link) if link.devices.contains(&id) || Some(link.hwpt) == hwpt => Ok(()),
             Some(_) => Err(Error::invalid(
@@ -281,6 +311,12 @@ impl Context {
             )),
             None => Ok(()),
         }
+    }
+
+    /// Whether a device uses the page table.
+    pub(super) fn uses_hwpt(&self, id: u32) -> bool {
+        let mut pasids = self.pasids.values();
+        self.links.values().any(|link| link.hwpt == id) || pasids.any(|hwpt| *hwpt == id)
     }
 
     /// One user of a page table less: one that an attach made goes with the
@@ -292,8 +328,7 @@ impl Context {
         id: u32,
         retired: &mut Retired,
     ) {
-        let is_used = self.links.values().any(|link| link.hwpt == id);
-        if !is_used && self.objects.hwpt(id).is_ok_and(|hwpt| hwpt.is_auto) {
+        if !self.uses_hwpt(id) && self.objects.hwpt(id).is_ok_and(|hwpt| hwpt.is_auto) {
             self.drop_hwpt(host, private, id, retired);
         }
     }

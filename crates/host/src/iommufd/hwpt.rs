@@ -5,29 +5,35 @@
 use std::sync::Arc;
 
 use super::Context;
+use super::dirty::DirtyPages;
 use super::objects::Object;
-use crate::iommufd::{Failure, PAGE_SIZE};
-use crate::{Error, ErrorKind, FileId, Host, Iommu, Retired};
+use super::unit::Unit;
+use crate::iommufd::Failure;
+use crate::{Error, ErrorKind, FileId, Host, Retired};
 
 /// A paging page table.
 pub(crate) struct Hwpt {
     /// The IOAS whose mappings it shows.
     pub(crate) ioas: u32,
     /// The unit that it was made for.
-    pub(crate) iommu: Arc<Iommu>,
+    pub(crate) unit: Arc<Unit>,
     /// Made by an attach, gone with the last detach.
     pub(crate) is_auto: bool,
     /// Whether accesses through it snoop caches whatever they ask for: fixed
     /// when it is made. Linux `iommufd_hwpt_paging_alloc`.
     pub(crate) enforces_coherency: bool,
+    /// Made with IOMMU_HWPT_ALLOC_PASID.
+    pub(crate) takes_pasids: bool,
+    /// Made with IOMMU_HWPT_ALLOC_DIRTY_TRACKING.
+    pub(crate) dirty: Option<DirtyPages>,
 }
 
 impl Hwpt {
-    /// Whether devices behind `iommu` can use it.
-    pub(crate) fn accepts(&self, iommu: &Iommu) -> bool {
-        let same_reach = iommu.aperture_last >= self.iommu.aperture_last;
-        let same_sizes = self.iommu.page_sizes & !iommu.page_sizes == 0;
-        same_reach && same_sizes && (iommu.coherent || !self.enforces_coherency)
+    /// Whether devices behind `unit` can use it.
+    pub(crate) fn accepts(&self, unit: &Unit) -> bool {
+        unit.reaches(&self.unit)
+            && (unit.iommu.coherent || !self.enforces_coherency)
+            && (unit.features.tracks_dirty || self.dirty.is_none())
     }
 }
 
@@ -40,8 +46,16 @@ pub struct HwptRequest {
     pub parent: u32,
     /// Flags of `enum iommufd_hwpt_alloc_flags`.
     pub flags: u32,
-    /// Whether the caller described a table of his own.
-    pub has_data: bool,
+    /// The kind of description that the caller gave, 0 for none: `enum
+    /// iommu_hwpt_data_type`.
+    pub data_kind: u32,
+}
+
+/// `enum iommufd_hwpt_alloc_flags`.
+mod flag {
+    pub(super) const NEST_PARENT: u32 = 1;
+    pub(super) const DIRTY_TRACKING: u32 = 2;
+    pub(super) const PASID: u32 = 8;
 }
 
 impl Host {
@@ -54,17 +68,29 @@ impl Host {
         let mut state = self.lock();
         let state = &mut *state;
         let context = state.iommufds.get_mut(&file).ok_or(Context::NONE)?;
-        let device = context.objects.device(request.device)?;
+        let device = context.objects.device(request.device)?.clone();
+        let features = device.unit.features;
+        let known = [
+            (flag::NEST_PARENT, features.nests),
+            (flag::DIRTY_TRACKING, features.tracks_dirty),
+            (flag::PASID, features.takes_pasids),
+        ];
+        let known = known.iter().filter(|(_, has)| *has);
+        let known = known.fold(0, |flags, (flag, _)| flags | flag);
         match context.objects.any(request.parent) {
-            Ok(Object::Ioas(_)) if request.flags == 0 && !request.has_data => {}
-            Ok(Object::Ioas(_)) => return Err(UNSUPPORTED.into()),
-            Ok(Object::Hwpt(_)) => return Err(UNSUPPORTED.into()),
-            Ok(Object::Device(_)) | Err(_) => {
+            Ok(Object::Ioas(_))
+                if request.flags & !known == 0
+                    && [0, features.data_kind].contains(&request.data_kind) => {}
+            Ok(Object::Ioas(_) | Object::Hwpt(_)) => return Err(UNSUPPORTED.into()),
+            Ok(_) | Err(_) => {
                 return Err(Error::invalid("a page table cannot be made from this object").into());
             }
         }
-        let iommu = Arc::clone(&self.device(device.index)?.iommu);
-        context.new_hwpt(self, &mut state.private, request.parent, iommu, false)
+        let id = context.new_hwpt(self, &mut state.private, request.parent, device.unit, false)?;
+        let hwpt = context.objects.hwpt_mut(id)?;
+        hwpt.takes_pasids = request.flags & flag::PASID != 0;
+        hwpt.dirty = (request.flags & flag::DIRTY_TRACKING != 0).then(DirtyPages::default);
+        Ok(id)
     }
 
     /// Whether the page table exists: for the calls that need more of the unit
@@ -85,7 +111,7 @@ impl Host {
 
 const UNSUPPORTED: Error = Error::new(
     ErrorKind::Unsupported,
-    "the IOMMU has only plain page tables: no nesting, dirty tracking, faults or PASID",
+    "the IOMMU has no page tables of that kind",
 );
 
 impl Context {
@@ -96,21 +122,23 @@ impl Context {
         host: &Host,
         private: &mut crate::private::PrivateMemory,
         ioas: u32,
-        iommu: Arc<Iommu>,
+        unit: Arc<Unit>,
         is_auto: bool,
     ) -> Result<u32, Failure> {
         let hwpt = Hwpt {
             ioas,
-            enforces_coherency: iommu.coherent,
-            iommu: Arc::clone(&iommu),
+            enforces_coherency: unit.iommu.coherent,
+            unit: Arc::clone(&unit),
             is_auto,
+            takes_pasids: false,
+            dirty: None,
         };
         let id = self.objects.insert(Object::Hwpt(hwpt))?;
         let added = self
             .objects
             .ioas_mut(ioas)
             .map_err(Failure::from)
-            .and_then(|ioas| ioas.add_domain(host, private, id, &iommu));
+            .and_then(|ioas| ioas.add_domain(host, private, id, &unit));
         if let Err(failure) = added {
             self.objects.remove(id);
             return Err(failure);
@@ -129,23 +157,8 @@ impl Context {
         let Some(Object::Hwpt(hwpt)) = self.objects.remove(id) else {
             return;
         };
-        let granule = |id: &u32| self.objects.hwpt(*id).map(|hwpt| granule(&hwpt.iommu));
-        let ids = self
-            .objects
-            .ioas(hwpt.ioas)
-            .map(|ioas| ioas.domains.clone());
-        let granules = ids.iter().flatten().filter_map(|id| granule(id).ok());
-        let coarsest = granules.max().unwrap_or(1);
         if let Ok(ioas) = self.objects.ioas_mut(hwpt.ioas) {
-            ioas.remove_domain(host, private, id, coarsest, retired);
+            ioas.remove_domain(host, private, id, retired);
         }
-    }
-}
-
-/// The smallest page of a unit, in bytes.
-pub(super) fn granule(iommu: &Iommu) -> u64 {
-    match iommu.page_sizes {
-        0 => PAGE_SIZE,
-        sizes => sizes & sizes.wrapping_neg(),
     }
 }

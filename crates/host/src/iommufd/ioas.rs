@@ -6,10 +6,11 @@ use std::sync::Arc;
 use iogate_dma::{Iova, Rights, Span};
 use iogate_space::ReserveError;
 
-use super::hwpt::granule;
+use super::access::{Pins, Users};
+use super::unit::Unit;
 use super::{Failure, PAGE_SIZE};
 use crate::private::PrivateMemory;
-use crate::{Actor, Error, ErrorKind, Host, Ioas, Iommu, PinError, Retired, Via};
+use crate::{Actor, Error, ErrorKind, Host, Ioas, Iommu, PinError, Pinned, Retired, Via};
 
 /// An IOAS of an iommufd.
 pub(crate) struct IoasObject {
@@ -20,7 +21,17 @@ pub(crate) struct IoasObject {
     pub(crate) huge_pages: bool,
     /// Page tables that show it, in the order in which they came. While there
     /// are any, the pages of all areas are pinned.
-    pub(crate) domains: Vec<u32>,
+    pub(crate) domains: Vec<Domain>,
+    /// Accesses to it.
+    pub(crate) users: Users,
+}
+
+/// A page table that shows an IOAS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Domain {
+    pub(crate) hwpt: u32,
+    /// Bytes of its smallest page.
+    pub(crate) granule: u64,
 }
 
 impl IoasObject {
@@ -30,7 +41,13 @@ impl IoasObject {
             alignment: 1,
             huge_pages: true,
             domains: Vec::new(),
+            users: Users::default(),
         }
+    }
+
+    /// Whether a page table or an access uses it.
+    pub(super) fn is_used(&self) -> bool {
+        self.is_pinned() || !self.users.is_empty()
     }
 
     /// Whether devices reach the pages of areas.
@@ -44,7 +61,7 @@ impl IoasObject {
     }
 
     /// All areas in order.
-    fn areas(&self) -> impl Iterator<Item = (Span, Rights)> + '_ {
+    pub(super) fn areas(&self) -> impl Iterator<Item = (Span, Rights)> + '_ {
         let mut next = Some(Iova(0));
         std::iter::from_fn(move || {
             let (span, rights) = self.space.space().next_area(next?)?;
@@ -79,7 +96,12 @@ impl IoasObject {
         })
     }
 
-    /// A page table of `iommu` shows the space from now on. EINVAL if its
+    fn names_file(&self, first: Iova) -> bool {
+        let space = self.space.space();
+        space.with_area(first, |area| area.payload.pages.is_file()) == Some(true)
+    }
+
+    /// A page table of `unit` shows the space from now on. EINVAL if its
     /// pages are larger than the processor's; EADDRINUSE if a mapping or an
     /// allowed range does not fit it; EFAULT, ENOMEM if memory cannot be
     /// pinned. Linux `iopt_table_add_domain`.
@@ -88,25 +110,45 @@ impl IoasObject {
         host: &Host,
         private: &mut PrivateMemory,
         id: u32,
-        iommu: &Iommu,
+        unit: &Unit,
     ) -> Result<(), Failure> {
-        let alignment = granule(iommu).max(self.alignment);
+        let granule = unit.granule();
+        let alignment = granule.max(self.alignment);
         if alignment > PAGE_SIZE {
             return Err(Error::invalid("the IOMMU's pages are larger than the processor's").into());
         }
         self.check_alignment(alignment)?;
-        let aperture = Iommu {
-            reserved: Vec::new(),
-            ..iommu.clone()
-        };
-        self.space.reserve(id.into(), &aperture).map_err(in_use)?;
+        for outside in unit.out_of_reach() {
+            let reserved = self.space.space().reserve(id.into(), outside);
+            if let Err(error) = reserved {
+                self.space.release(id.into());
+                return Err(in_use(error).into());
+            }
+        }
         if let Err(failure) = self.fill(host, private) {
             self.space.release(id.into());
             return Err(failure);
         }
         self.alignment = alignment;
-        self.domains.push(id);
+        self.domains.push(Domain { hwpt: id, granule });
         Ok(())
+    }
+
+    /// An access that wants pages of `alignment` uses the space from now on.
+    /// EADDRINUSE if a mapping does not fit it. Linux `iopt_add_access`.
+    pub(super) fn add_user(&mut self, id: u32, alignment: u64) -> Result<(), Error> {
+        self.check_alignment(alignment)?;
+        self.users.insert(id, alignment);
+        self.alignment = self.needed_alignment();
+        Ok(())
+    }
+
+    /// An access uses the space no longer: its pins. Linux
+    /// `iopt_remove_access`.
+    pub(super) fn remove_user(&mut self, id: u32) -> Vec<Box<dyn Pinned>> {
+        let pins = self.users.remove(id);
+        self.alignment = self.needed_alignment();
+        pins.map_or(Vec::new(), Pins::into_pages)
     }
 
     /// Pins the pages of all areas, or of none.
@@ -119,7 +161,7 @@ impl IoasObject {
                 let mut retired = Retired::default();
                 self.clear(host, private, &mut retired);
                 return Err(Failure {
-                    error: pin_error(error),
+                    error: pin_error(error, self.names_file(span.first())),
                     retired: Box::new(retired),
                 });
             }
@@ -135,34 +177,35 @@ impl IoasObject {
         retired.merge(host.retire(pages));
     }
 
-    /// A page table shows the space no longer; `coarsest` is the largest
-    /// granule of the others. With the last the pages are unpinned. Linux
-    /// `iopt_table_remove_domain`.
+    /// A page table shows the space no longer. With the last the pages are
+    /// unpinned. Linux `iopt_table_remove_domain`.
     pub(super) fn remove_domain(
         &mut self,
         host: &Host,
         private: &mut PrivateMemory,
         id: u32,
-        coarsest: u64,
         retired: &mut Retired,
     ) {
-        self.domains.retain(|domain| *domain != id);
+        self.domains.retain(|domain| domain.hwpt != id);
         if !self.is_pinned() {
             self.clear(host, private, retired);
         }
         self.space.release(id.into());
-        self.alignment = coarsest.max(self.own_alignment());
+        self.alignment = self.needed_alignment();
     }
 
-    /// What the alignment is without any page table.
-    fn own_alignment(&self) -> u64 {
-        if self.huge_pages { 1 } else { PAGE_SIZE }
+    /// What page tables, accesses and the option need. Linux
+    /// `iopt_calculate_iova_alignment`.
+    fn needed_alignment(&self) -> u64 {
+        let own = if self.huge_pages { 1 } else { PAGE_SIZE };
+        let granules = self.domains.iter().map(|domain| domain.granule);
+        granules.fold(own.max(self.users.alignment()), u64::max)
     }
 
     /// IOMMU_OPTION_HUGE_PAGES. EINVAL while page tables and areas exist;
     /// EADDRINUSE if an area does not fit. Linux `iopt_disable_large_pages`,
     /// `iopt_enable_large_pages`.
-    pub(super) fn set_huge_pages(&mut self, on: bool, coarsest: u64) -> Result<(), Error> {
+    pub(super) fn set_huge_pages(&mut self, on: bool) -> Result<(), Error> {
         if on == self.huge_pages {
             return Ok(());
         }
@@ -175,7 +218,7 @@ impl IoasObject {
             self.check_alignment(PAGE_SIZE)?;
         }
         self.huge_pages = on;
-        self.alignment = coarsest.max(self.own_alignment());
+        self.alignment = self.needed_alignment();
         Ok(())
     }
 
@@ -256,9 +299,10 @@ impl IoasObject {
     }
 
     /// Removes all areas in `span`; one that it cuts ends it with ENOENT. Says
-    /// how many bytes went. Linux `iopt_unmap_iova_range`.
+    /// how many bytes went. Accesses let go of what they hold first. Linux
+    /// `iopt_unmap_iova_range`, `iommufd_access_notify_unmap`.
     pub(super) fn unmap(
-        &self,
+        &mut self,
         host: &Host,
         private: &mut PrivateMemory,
         span: Span,
@@ -278,6 +322,7 @@ impl IoasObject {
                 ));
                 break;
             }
+            pages.extend(self.users.release(area));
             let Some(mut area) = self.space.unmap(private, area.first(), (via, by)) else {
                 break;
             };
@@ -299,7 +344,7 @@ impl IoasObject {
 /// Automatic placement does not align to more than this.
 const HUGE_PAGE: u64 = 2 << 20;
 
-fn in_use(error: ReserveError) -> Error {
+pub(super) fn in_use(error: ReserveError) -> Error {
     let reason = match error {
         ReserveError::Mapped(_) => "a mapping lies where the IOMMU cannot reach",
         ReserveError::Allowed(_) => "an allowed range lies where the IOMMU cannot reach",
@@ -307,8 +352,9 @@ fn in_use(error: ReserveError) -> Error {
     Error::new(ErrorKind::AddressInUse, reason)
 }
 
-pub(super) fn pin_error(error: PinError) -> Error {
+pub(super) fn pin_error(error: PinError, is_file: bool) -> Error {
     match error {
+        PinError::Fault(_) if is_file => Error::invalid("the file ends before the mapping does"),
         PinError::Fault(_) => Error::new(
             ErrorKind::Fault,
             "the memory is absent or does not allow what the mapping would",

@@ -65,10 +65,12 @@ pub struct Unmapped {
 }
 
 /// A part of a mapping to be made: pages, where they start, and how many.
-struct Part {
-    pages: Arc<dyn Pages>,
-    offset: u64,
-    length: u64,
+pub(super) struct Part {
+    pub(super) pages: Arc<dyn Pages>,
+    pub(super) offset: u64,
+    pub(super) length: u64,
+    /// What its mapping allows.
+    pub(super) rights: Rights,
 }
 
 impl Host {
@@ -85,15 +87,19 @@ impl Host {
     ) -> Result<Iova, Failure> {
         let mut state = self.lock();
         let state = &mut *state;
-        let context = state.iommufds.get(&file).ok_or(Context::NONE)?;
-        let ioas = context.objects.ioas(mapped.ioas)?;
+        let context = state.iommufds.get_mut(&file).ok_or(Context::NONE)?;
+        context.objects.ioas(mapped.ioas)?;
         let config = (&self.config, &state.ledger);
         let payer = (caller, context.rlimit_mode);
         let pages = SharedPages::new(mapped.pages, mapped.rights, config, payer);
+        let pages = Arc::new(pages);
+        context.remember(&pages);
+        let ioas = context.objects.ioas_mut(mapped.ioas)?;
         let part = Part {
-            pages: Arc::new(pages),
+            pages,
             offset: 0,
             length: mapped.length,
+            rights: mapped.rights,
         };
         let how = (mapped.via, Some(caller.actor()));
         let (place, rights) = (mapped.place, mapped.rights);
@@ -112,9 +118,9 @@ impl Host {
     ) -> Result<Iova, Failure> {
         let mut state = self.lock();
         let state = &mut *state;
-        let context = state.iommufds.get(&file).ok_or(Context::NONE)?;
+        let context = state.iommufds.get_mut(&file).ok_or(Context::NONE)?;
         let parts = context.objects.ioas(copied.from)?.parts(copied.source)?;
-        let ioas = context.objects.ioas(copied.to)?;
+        let ioas = context.objects.ioas_mut(copied.to)?;
         let how = (Via::IoasCopy, Some(caller.actor()));
         let (place, rights) = (copied.place, copied.rights);
         ioas.map_parts(self, &mut state.private, &parts, place, rights, how)
@@ -131,8 +137,8 @@ impl Host {
     ) -> Result<Unmapped, Error> {
         let mut state = self.lock();
         let state = &mut *state;
-        let context = state.iommufds.get(&file).ok_or(Context::NONE)?;
-        let ioas = context.objects.ioas(ioas)?;
+        let context = state.iommufds.get_mut(&file).ok_or(Context::NONE)?;
+        let ioas = context.objects.ioas_mut(ioas)?;
         let mut retired = Retired::default();
         let how = (Via::IoasUnmap, Some(caller.actor()));
         let (bytes, outcome) = ioas.unmap(self, &mut state.private, span, how, &mut retired);
@@ -146,7 +152,7 @@ impl Host {
 
 impl IoasObject {
     /// The pages behind `source`: ENOENT if there is a hole.
-    fn parts(&self, source: Span) -> Result<Vec<Part>, Error> {
+    pub(super) fn parts(&self, source: Span) -> Result<Vec<Part>, Error> {
         let mut parts = Vec::new();
         let mut next = Some(source.first());
         while let Some(from) = next.filter(|from| *from <= source.last()) {
@@ -157,6 +163,7 @@ impl IoasObject {
                     pages: Arc::clone(&area.payload.pages),
                     offset: area.payload.offset.saturating_add(skipped),
                     length: last.0.saturating_sub(from.0).saturating_add(1),
+                    rights: area.rights,
                 };
                 (part, last)
             });
@@ -173,7 +180,7 @@ impl IoasObject {
     /// Maps `parts` side by side. Linux `iopt_alloc_area_pages`,
     /// `iopt_insert_area`, `iopt_fill_domains_pages`.
     fn map_parts(
-        &self,
+        &mut self,
         host: &Host,
         private: &mut PrivateMemory,
         parts: &[Part],
@@ -211,7 +218,7 @@ impl IoasObject {
         let reach = if self.is_pinned() {
             for part in parts {
                 let pinned = part.pages.pin(part.offset, part.length, rights);
-                held.push(pinned.map_err(pin_error)?);
+                held.push(pinned.map_err(|error| pin_error(error, part.pages.is_file()))?);
             }
             Reach::Now
         } else {
@@ -231,7 +238,7 @@ impl IoasObject {
                     let _ = self.unmap(host, private, done, how, &mut retired);
                 }
                 return Err(Failure {
-                    error: map_error(failure),
+                    error: map_error(failure, part.pages.is_file()),
                     retired: Box::new(retired),
                 });
             }
@@ -248,9 +255,9 @@ impl Part {
     }
 }
 
-fn map_error(failure: MapFailure) -> Error {
+fn map_error(failure: MapFailure, is_file: bool) -> Error {
     match failure {
-        MapFailure::Pin(error) => pin_error(error),
+        MapFailure::Pin(error) => pin_error(error, is_file),
         MapFailure::Space(MapError::Overlaps(_)) => {
             Error::new(ErrorKind::Exists, "something is mapped there")
         }

@@ -7,28 +7,41 @@
 //! | IOMMU_IOAS_ALLOC, IOAS_IOVA_RANGES, IOAS_ALLOW_IOVAS | whole |
 //! | IOMMU_IOAS_MAP, IOAS_UNMAP, IOAS_COPY | whole |
 //! | IOMMU_IOAS_MAP_FILE | memory files that can be shared |
+//! | IOMMU_IOAS_CHANGE_PROCESS | whole |
 //! | IOMMU_OPTION | RLIMIT_MODE, HUGE_PAGES |
-//! | IOMMU_GET_HW_INFO | as of a unit without data of its own, dirty tracking, PASID and ATS |
-//! | IOMMU_HWPT_ALLOC | paging tables without flags; nesting, dirty tracking, fault and PASID: EOPNOTSUPP |
-//! | IOMMU_HWPT_SET_DIRTY_TRACKING, HWPT_GET_DIRTY_BITMAP | EOPNOTSUPP: the unit has no dirty bits |
+//! | IOMMU_GET_HW_INFO | whole; units of the machine have no data of their own, dirty tracking, PASID or ATS |
+//! | IOMMU_HWPT_ALLOC | paging tables, with the flags that the unit can: those of the machine none (EOPNOTSUPP); nested tables and faults: EOPNOTSUPP |
+//! | IOMMU_HWPT_SET_DIRTY_TRACKING, HWPT_GET_DIRTY_BITMAP | whole; EOPNOTSUPP for a page table without dirty tracking |
+//! | IOMMU_VFIO_IOAS, the VFIO calls on an iommufd | whole, save that the older type1 cannot unmap parts of mappings |
 //! | VFIO_DEVICE_BIND_IOMMUFD, ATTACH_IOMMUFD_PT, DETACH_IOMMUFD_PT | whole, save PASID (EINVAL) and VF tokens (no device is an SR-IOV function) |
-//! | IOMMU_VFIO_IOAS, the VFIO calls on an iommufd, GROUP_SET_CONTAINER with one | no: ENOTTY, EBADFD |
-//! | IOMMU_HWPT_INVALIDATE, FAULT_QUEUE_ALLOC, VIOMMU_ALLOC, VDEVICE_ALLOC, VEVENTQ_ALLOC, HW_QUEUE_ALLOC | no: ENOTTY |
-//! | IOMMU_IOAS_CHANGE_PROCESS | no: ENOTTY |
+//! | GROUP_SET_CONTAINER with an iommufd | no: EBADFD |
+//! | IOMMU_HWPT_INVALIDATE, VIOMMU_ALLOC, VDEVICE_ALLOC | refused: there are no nested tables and no virtual IOMMUs |
+//! | IOMMU_FAULT_QUEUE_ALLOC, VEVENTQ_ALLOC, HW_QUEUE_ALLOC | no: ENOTTY |
+//! | IOMMU_TEST_CMD | where an [`Extension`] answers it |
 //!
 //! Every unit is taken to be coherent with the processor's caches and to keep
 //! interrupts of different devices apart, so no bind fails for want of that
 //! (Linux `iommufd_device_bind`: EINVAL, EPERM).
 
+mod access;
+mod compat;
 mod device;
+mod dirty;
+mod extension;
 mod hwpt;
 mod ioas;
 mod map;
+mod nodeless;
 mod objects;
+mod pasid;
+mod pins;
+mod process;
 mod shared;
+mod unit;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Weak;
 
 use iogate_dma::Span;
 
@@ -36,14 +49,22 @@ use crate::container::release_all;
 use crate::state::State;
 use crate::{Caller, Error, ErrorKind, FileId, Host, Pinned, Retired};
 
+pub use access::{AccessMode, AccessPages};
+pub use compat::{CompatInfo, CompatMap};
 pub use device::{Attached, HwInfo};
+pub use dirty::DirtyRange;
+pub use extension::{Extension, Outcome, Outside};
 pub use hwpt::HwptRequest;
 pub use map::{Copied, Mapped, Place, Unmapped};
+pub use nodeless::Nodeless;
+pub use pasid::PasidChange;
 pub use shared::RlimitMode;
+pub use unit::{Features, Unit, UnitData};
 
 use device::Link;
 use ioas::IoasObject;
-use objects::{Object, Objects};
+use objects::{GroupKey, Object, Objects};
+use shared::SharedPages;
 
 /// The processor's page size, in bytes.
 pub(crate) const PAGE_SIZE: u64 = 4096;
@@ -76,8 +97,14 @@ pub(crate) struct Context {
     is_open: bool,
     objects: Objects,
     /// Groups that have a page table, by number.
-    links: BTreeMap<u32, Link>,
+    links: BTreeMap<GroupKey, Link>,
+    /// Page tables by device and PASID.
+    pasids: BTreeMap<(u32, u32), u32>,
+    /// The IOAS that VFIO calls are about.
+    compat: Option<u32>,
     rlimit_mode: RlimitMode,
+    /// What mappings name, to find who pays.
+    pages: Vec<Weak<SharedPages>>,
 }
 
 impl Context {
@@ -88,15 +115,11 @@ impl Context {
             is_open: true,
             objects: Objects::default(),
             links: BTreeMap::new(),
+            pasids: BTreeMap::new(),
+            compat: None,
             rlimit_mode: RlimitMode::default(),
+            pages: Vec::new(),
         }
-    }
-
-    /// The largest granule of the page tables that show an IOAS.
-    fn coarsest(&self, domains: &[u32]) -> u64 {
-        let tables = domains.iter().filter_map(|id| self.objects.hwpt(*id).ok());
-        let granules = tables.map(|hwpt| hwpt::granule(&hwpt.iommu));
-        granules.max().unwrap_or(1)
     }
 }
 
@@ -119,16 +142,20 @@ impl Host {
         let context = state.iommufds.get_mut(&file).ok_or(Context::NONE)?;
         let mut retired = Retired::default();
         match context.objects.any(id)? {
-            Object::Device(_) => return Err(BUSY),
-            Object::Ioas(ioas) if ioas.is_pinned() => return Err(BUSY),
+            Object::Device(_) | Object::Access(_) => return Err(BUSY),
+            Object::Nodeless(device) => {
+                let device = *device;
+                context.objects.remove(id);
+                self.unbind(state, file, device, &mut retired);
+            }
+            Object::Ioas(ioas) if ioas.is_used() => return Err(BUSY),
             Object::Ioas(ioas) => {
                 let space = ioas.space.clone();
                 context.objects.remove(id);
+                context.compat = context.compat.filter(|compat| *compat != id);
                 release_all(state, &space, &mut retired);
             }
-            Object::Hwpt(_) if context.links.values().any(|link| link.hwpt == id) => {
-                return Err(BUSY);
-            }
+            Object::Hwpt(_) if context.uses_hwpt(id) => return Err(BUSY),
             Object::Hwpt(_) => context.drop_hwpt(self, &mut state.private, id, &mut retired),
         }
         Ok(retired)
@@ -192,8 +219,7 @@ impl Host {
     pub fn set_ioas_huge_pages(&self, file: FileId, ioas: u32, on: bool) -> Result<(), Error> {
         let mut state = self.lock();
         let context = state.iommufds.get_mut(&file).ok_or(Context::NONE)?;
-        let coarsest = context.coarsest(&context.objects.ioas(ioas)?.domains);
-        context.objects.ioas_mut(ioas)?.set_huge_pages(on, coarsest)
+        context.objects.ioas_mut(ioas)?.set_huge_pages(on)
     }
 
     /// IOMMU_OPTION_RLIMIT_MODE, read.
@@ -248,9 +274,10 @@ impl Host {
         self.forget_iommufd(state, file, retired);
     }
 
-    /// An iommufd goes when its file is closed and no device is bound.
-    fn forget_iommufd(&self, state: &mut State, file: FileId, retired: &mut Retired) {
-        let lives = |context: &Context| context.is_open || context.objects.has_device();
+    /// An iommufd goes when its file is closed, no device of the machine is
+    /// bound and no access open.
+    pub(crate) fn forget_iommufd(&self, state: &mut State, file: FileId, retired: &mut Retired) {
+        let lives = |context: &Context| context.is_open || context.objects.are_held();
         if state.iommufds.get(&file).is_none_or(lives) {
             return;
         }

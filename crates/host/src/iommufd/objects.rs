@@ -3,21 +3,33 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use std::sync::Arc;
+
+use super::access::Access;
 use super::hwpt::Hwpt;
 use super::ioas::IoasObject;
+use super::unit::Unit;
 use crate::{Error, ErrorKind};
 
 /// Objects that one iommufd may have: past this, ENOMEM. Linux has no number
 /// for it; there each costs its owner memory.
 const LIMIT: usize = 1 << 16;
 
+/// By what devices share their page table.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum GroupKey {
+    /// A group of the machine, by number.
+    Machine(u32),
+    /// A device by itself, by a number of its own.
+    Single(u32),
+}
+
 /// A device that is bound to the iommufd.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct BoundDevice {
-    /// Its index among the host's devices.
-    pub(crate) index: usize,
-    /// The number of its group.
-    pub(crate) group: u32,
+    pub(crate) group: GroupKey,
+    /// The unit that it stands behind.
+    pub(crate) unit: Arc<Unit>,
 }
 
 /// What a number stands for.
@@ -25,6 +37,9 @@ pub(crate) enum Object {
     Device(BoundDevice),
     Ioas(IoasObject),
     Hwpt(Hwpt),
+    Access(Access),
+    /// A device without a node: with this it is unbound.
+    Nodeless(u32),
 }
 
 /// Objects by number: one space for all kinds, from 1, the lowest free first.
@@ -98,22 +113,60 @@ impl Objects {
     pub(crate) fn hwpt(&self, id: u32) -> Result<&Hwpt, Error> {
         match self.entries.get(&id) {
             Some(Object::Hwpt(hwpt)) => Ok(hwpt),
-            _ => Err(Error::new(
-                ErrorKind::NotFound,
-                "the iommufd has no page table with this id",
-            )),
+            _ => Err(NO_HWPT),
+        }
+    }
+
+    pub(crate) fn hwpt_mut(&mut self, id: u32) -> Result<&mut Hwpt, Error> {
+        match self.entries.get_mut(&id) {
+            Some(Object::Hwpt(hwpt)) => Ok(hwpt),
+            _ => Err(NO_HWPT),
+        }
+    }
+
+    /// The access with this number: ENOENT, also for an object of another
+    /// type.
+    pub(crate) fn access(&self, id: u32) -> Result<Access, Error> {
+        match self.entries.get(&id) {
+            Some(Object::Access(access)) => Ok(*access),
+            _ => Err(NO_ACCESS),
+        }
+    }
+
+    pub(crate) fn access_mut(&mut self, id: u32) -> Result<&mut Access, Error> {
+        match self.entries.get_mut(&id) {
+            Some(Object::Access(access)) => Ok(access),
+            _ => Err(NO_ACCESS),
         }
     }
 
     /// The device with this number: ENOENT, also for an object of another
     /// type.
-    pub(crate) fn device(&self, id: u32) -> Result<BoundDevice, Error> {
+    pub(crate) fn device(&self, id: u32) -> Result<&BoundDevice, Error> {
         match self.entries.get(&id) {
-            Some(Object::Device(device)) => Ok(*device),
+            Some(Object::Device(device)) => Ok(device),
             _ => Err(Error::new(
                 ErrorKind::NotFound,
                 "the iommufd has no device with this id",
             )),
+        }
+    }
+
+    /// The device that an object stands for: ENOENT.
+    pub(crate) fn nodeless(&self, id: u32) -> Result<u32, Error> {
+        match self.entries.get(&id) {
+            Some(Object::Nodeless(device)) => Ok(*device),
+            _ => Err(Error::new(
+                ErrorKind::NotFound,
+                "the iommufd has no device object with this id",
+            )),
+        }
+    }
+
+    pub(crate) fn nodeless_mut(&mut self, id: u32) -> Option<&mut u32> {
+        match self.entries.get_mut(&id) {
+            Some(Object::Nodeless(device)) => Some(device),
+            _ => None,
         }
     }
 
@@ -122,10 +175,24 @@ impl Objects {
         self.entries.is_empty()
     }
 
-    /// Whether a device is bound.
-    pub(crate) fn has_device(&self) -> bool {
+    /// Whether a device of the machine is bound, or an access open: they hold
+    /// the iommufd.
+    pub(crate) fn are_held(&self) -> bool {
         let mut objects = self.entries.values();
-        objects.any(|object| matches!(object, Object::Device(_)))
+        objects.any(|object| match object {
+            Object::Device(device) => matches!(device.group, GroupKey::Machine(_)),
+            Object::Access(_) => true,
+            Object::Ioas(_) | Object::Hwpt(_) | Object::Nodeless(_) => false,
+        })
+    }
+
+    /// All IOASes.
+    pub(crate) fn ioases(&self) -> impl Iterator<Item = &IoasObject> {
+        let objects = self.entries.values();
+        objects.filter_map(|object| match object {
+            Object::Ioas(ioas) => Some(ioas),
+            _ => None,
+        })
     }
 
     /// All of them, by number.
@@ -134,34 +201,42 @@ impl Objects {
     }
 }
 
+const NO_HWPT: Error = Error::new(
+    ErrorKind::NotFound,
+    "the iommufd has no page table with this id",
+);
+const NO_ACCESS: Error = Error::new(
+    ErrorKind::NotFound,
+    "the iommufd has no access with this id",
+);
 const NO_IOAS: Error = Error::new(ErrorKind::NotFound, "the iommufd has no IOAS with this id");
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn device(index: usize) -> Object {
-        Object::Device(BoundDevice { index, group: 0 })
+    fn object(device: u32) -> Object {
+        Object::Nodeless(device)
     }
 
     #[test]
     fn numbers_start_at_one_and_the_lowest_free_is_next() {
         let mut objects = Objects::default();
         for expected in 1..=4 {
-            assert_eq!(objects.insert(device(0)), Ok(expected));
+            assert_eq!(objects.insert(object(0)), Ok(expected));
         }
         assert!(objects.remove(3).is_some() && objects.remove(2).is_some());
         assert!(objects.remove(2).is_none());
-        assert_eq!(objects.insert(device(7)), Ok(2));
-        assert_eq!(objects.insert(device(8)), Ok(3));
-        assert_eq!(objects.insert(device(9)), Ok(5));
-        assert_eq!(objects.device(2).unwrap().index, 7);
+        assert_eq!(objects.insert(object(7)), Ok(2));
+        assert_eq!(objects.insert(object(8)), Ok(3));
+        assert_eq!(objects.insert(object(9)), Ok(5));
+        assert_eq!(objects.nodeless(2), Ok(7));
     }
 
     #[test]
     fn a_number_of_another_type_is_as_good_as_none() {
         let mut objects = Objects::default();
-        let id = objects.insert(device(0)).unwrap();
+        let id = objects.insert(object(0)).unwrap();
         assert_eq!(objects.ioas(id).err().unwrap().kind, ErrorKind::NotFound);
         assert_eq!(objects.hwpt(id).err().unwrap().kind, ErrorKind::NotFound);
         assert_eq!(objects.any(0).err().unwrap().kind, ErrorKind::NotFound);
@@ -172,13 +247,13 @@ mod tests {
     fn objects_are_not_unbounded() {
         let mut objects = Objects::default();
         for _ in 0..LIMIT {
-            objects.insert(device(0)).unwrap();
+            objects.insert(object(0)).unwrap();
         }
         assert_eq!(
-            objects.insert(device(0)).unwrap_err().kind,
+            objects.insert(object(0)).unwrap_err().kind,
             ErrorKind::NoMemory
         );
         objects.remove(9).unwrap();
-        assert_eq!(objects.insert(device(0)), Ok(9));
+        assert_eq!(objects.insert(object(0)), Ok(9));
     }
 }

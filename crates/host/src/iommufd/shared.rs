@@ -22,7 +22,7 @@ pub enum RlimitMode {
 
 /// The account of the process that made a mapping, as it stood then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Account {
+pub(super) struct Account {
     payer: Payer,
     limit: u64,
 }
@@ -35,9 +35,65 @@ pub(crate) struct SharedPages {
     /// not.
     rights: Rights,
     ledger: Arc<Ledger>,
-    /// Nobody pays: the process is exempt, or nothing is enforced.
-    account: Option<Account>,
+    /// `None`: nobody pays, since the process is exempt or nothing is enforced.
+    account: Mutex<Option<Account>>,
     pins: Mutex<Vec<Weak<Pin>>>,
+}
+
+impl Account {
+    /// Who pays for what `caller` pins.
+    pub(super) fn of(config: &HostConfig, caller: &dyn Caller, mode: RlimitMode) -> Option<Self> {
+        let memlock = match config.memlock {
+            MemlockMode::Off => Memlock::Exempt,
+            MemlockMode::Enforce => caller.memlock(),
+        };
+        let payer = match mode {
+            RlimitMode::User => Payer::User(caller.user()),
+            RlimitMode::Process => Payer::Process(caller.address_space()),
+        };
+        match memlock {
+            Memlock::Exempt => None,
+            Memlock::Limit(limit) => Some(Self { payer, limit }),
+        }
+    }
+}
+
+/// Another is to pay for pinned pages: what he is charged already.
+pub(super) struct Change {
+    pages: Arc<SharedPages>,
+    account: Option<Account>,
+    charges: Vec<(Arc<Pin>, Option<Charge>)>,
+}
+
+impl Change {
+    /// Has `account` pay for what is pinned of `pages`, beside who pays now.
+    /// ENOMEM past his limit.
+    pub(super) fn prepare(
+        pages: Arc<SharedPages>,
+        account: Option<Account>,
+    ) -> Result<Self, PinError> {
+        let mut charges = Vec::new();
+        let pins = pages.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        for pin in pins.iter().filter_map(Weak::upgrade) {
+            let charge = pages.charge(account, pin.length)?;
+            charges.push((pin, charge));
+        }
+        drop(pins);
+        Ok(Self {
+            pages,
+            account,
+            charges,
+        })
+    }
+
+    /// Who paid until now does not any more.
+    pub(super) fn make(self) {
+        let account = &self.pages.account;
+        *account.lock().unwrap_or_else(PoisonError::into_inner) = self.account;
+        for (pin, charge) in self.charges {
+            *pin.charge.lock().unwrap_or_else(PoisonError::into_inner) = charge;
+        }
+    }
 }
 
 impl SharedPages {
@@ -48,25 +104,21 @@ impl SharedPages {
         (config, ledger): (&HostConfig, &Arc<Ledger>),
         (caller, mode): (&dyn Caller, RlimitMode),
     ) -> Self {
-        let memlock = match config.memlock {
-            MemlockMode::Off => Memlock::Exempt,
-            MemlockMode::Enforce => caller.memlock(),
-        };
-        let payer = match mode {
-            RlimitMode::User => Payer::User(caller.user()),
-            RlimitMode::Process => Payer::Process(caller.address_space()),
-        };
-        let account = match memlock {
-            Memlock::Exempt => None,
-            Memlock::Limit(limit) => Some(Account { payer, limit }),
-        };
         Self {
             pages,
             rights,
             ledger: Arc::clone(ledger),
-            account,
+            account: Mutex::new(Account::of(config, caller, mode)),
             pins: Mutex::default(),
         }
+    }
+
+    fn charge(&self, account: Option<Account>, length: u64) -> Result<Option<Charge>, PinError> {
+        let Some(account) = account else {
+            return Ok(None);
+        };
+        let charge = self.ledger.charge(account.payer, account.limit, length);
+        charge.map(Some).ok_or(PinError::NoMemory)
     }
 }
 
@@ -80,20 +132,14 @@ impl Pages for SharedPages {
         if let Some(pin) = fitting.next() {
             return Ok(Box::new(Share::new(pin, offset, length)));
         }
-        let charge = match self.account {
-            None => None,
-            Some(account) => Some(
-                self.ledger
-                    .charge(account.payer, account.limit, length)
-                    .ok_or(PinError::NoMemory)?,
-            ),
-        };
+        let account = *self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        let charge = self.charge(account, length)?;
         let pin = Arc::new(Pin {
             offset,
             length,
             rights,
             pinned: self.pages.pin(offset, length, rights)?,
-            _charge: charge,
+            charge: Mutex::new(charge),
         });
         pins.push(Arc::downgrade(&pin));
         Ok(Box::new(Share::new(pin, offset, length)))
@@ -127,7 +173,8 @@ struct Pin {
     length: u64,
     rights: Rights,
     pinned: Box<dyn Pinned>,
-    _charge: Option<Charge>,
+    /// Gives back what it counts for with the pin.
+    charge: Mutex<Option<Charge>>,
 }
 
 impl Pin {
@@ -252,7 +299,7 @@ mod tests {
             pages: Arc::clone(&bytes) as Arc<dyn Pages>,
             rights: Rights::READ,
             ledger: Arc::clone(&ledger),
-            account,
+            account: Mutex::new(account),
             pins: Mutex::default(),
         };
         (bytes, ledger, pages)

@@ -10,8 +10,8 @@ use crate::{Answer, Client, Errno};
 
 /// IOMMU_HW_INFO_FLAG_INPUT_TYPE.
 const INPUT_TYPE: u32 = 1;
-/// IOMMU_HW_INFO_TYPE_NONE, as an answer, and _DEFAULT, as a question.
-const NO_TYPE: u32 = 0;
+/// IOMMU_HW_INFO_TYPE_DEFAULT: whatever the unit has, which may be none.
+const DEFAULT_TYPE: u32 = 0;
 /// How much of a program's buffer is zeroed in one call. Linux zeroes all of
 /// it; no description of a unit is a hundredth of this.
 const ZERO_LIMIT: u32 = 1 << 20;
@@ -48,12 +48,25 @@ pub(super) fn hw_info(
             return Err(Errno::EOPNOTSUPP);
         }
         let info = host.iommufd_hw_info(file, body.dev_id)?;
-        if body.flags & INPUT_TYPE != 0 && body.data_type != NO_TYPE {
+        let asked = match body.flags & INPUT_TYPE {
+            0 => DEFAULT_TYPE,
+            _ => body.data_type,
+        };
+        if ![DEFAULT_TYPE, info.data.kind].contains(&asked) {
             return Err(Errno::EOPNOTSUPP);
         }
-        zero(client, body.data_uptr, body.data_len)?;
-        body.data_len = 0;
-        body.data_type = NO_TYPE;
+        let bytes = &info.data.bytes;
+        let room = usize::try_from(body.data_len).unwrap_or(usize::MAX);
+        let (told, _) = bytes.split_at(room.min(bytes.len()));
+        if !told.is_empty() {
+            client.write(body.data_uptr, told)?;
+        }
+        let length = u32::try_from(told.len()).unwrap_or(u32::MAX);
+        let rest = body.data_uptr.checked_add(length.into());
+        let left = body.data_len.saturating_sub(length);
+        zero(client, rest.ok_or(Errno::EFAULT)?, left)?;
+        body.data_len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        body.data_type = info.data.kind;
         body.out_max_pasid_log2 = info.max_pasid_log2;
         body.out_capabilities = info.capabilities;
         call.respond()?;

@@ -2,7 +2,8 @@
 //! IOMMU_HWPT_GET_DIRTY_BITMAP. Linux
 //! `drivers/iommu/iommufd/hw_pagetable.c`.
 
-use iogate_host::iommufd::HwptRequest;
+use iogate_dma::Span;
+use iogate_host::iommufd::{DirtyRange, HwptRequest};
 use iogate_host::{FileId, Host};
 use tracing::Level;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -91,7 +92,7 @@ pub(super) fn alloc(
             device: body.dev_id,
             parent: body.pt_id,
             flags: body.flags,
-            has_data: body.data_len != 0,
+            data_kind: body.data_type,
         };
         body.out_hwpt_id = match host.hwpt_alloc(file, request) {
             Ok(id) => id,
@@ -119,8 +120,7 @@ pub(super) fn alloc(
     })
 }
 
-/// IOMMU_HWPT_SET_DIRTY_TRACKING: no unit has dirty bits. Linux
-/// `iommufd_hwpt_set_dirty_tracking`.
+/// IOMMU_HWPT_SET_DIRTY_TRACKING. Linux `iommufd_hwpt_set_dirty_tracking`.
 pub(super) fn set_dirty_tracking(
     host: &Host,
     file: FileId,
@@ -128,10 +128,12 @@ pub(super) fn set_dirty_tracking(
     client: &dyn Client,
 ) -> Result<Answer, Errno> {
     let run = |call: &mut Call<'_, SetDirtyTracking>| {
-        if call.body.flags & !ENABLE == 0 {
-            host.hwpt_check(file, call.body.hwpt_id)?;
+        let body = &call.body;
+        if body.flags & !ENABLE != 0 {
+            return Err(Errno::EOPNOTSUPP);
         }
-        Err(Errno::EOPNOTSUPP)
+        host.hwpt_set_dirty_tracking(file, body.hwpt_id, body.flags & ENABLE != 0)?;
+        Ok(Answer::value(0))
     };
     answer(client, argument, run, |body, result| {
         tracing::event!(
@@ -146,8 +148,8 @@ pub(super) fn set_dirty_tracking(
     })
 }
 
-/// IOMMU_HWPT_GET_DIRTY_BITMAP: no unit has dirty bits. Linux
-/// `iommufd_hwpt_get_dirty_bitmap`.
+/// IOMMU_HWPT_GET_DIRTY_BITMAP: bits are set in the program's bitmap, never
+/// cleared. Linux `iommufd_hwpt_get_dirty_bitmap`.
 pub(super) fn get_dirty_bitmap(
     host: &Host,
     file: FileId,
@@ -155,10 +157,19 @@ pub(super) fn get_dirty_bitmap(
     client: &dyn Client,
 ) -> Result<Answer, Errno> {
     let run = |call: &mut Call<'_, GetDirtyBitmap>| {
-        if call.body.flags & !NO_CLEAR == 0 && call.body.reserved == 0 {
-            host.hwpt_check(file, call.body.hwpt_id)?;
+        let body = &call.body;
+        if body.flags & !NO_CLEAR != 0 || body.reserved != 0 {
+            return Err(Errno::EOPNOTSUPP);
         }
-        Err(Errno::EOPNOTSUPP)
+        let range = DirtyRange {
+            iova: body.iova,
+            length: body.length,
+            page_size: body.page_size,
+            keep: body.flags & NO_CLEAR != 0,
+        };
+        let pages = host.hwpt_dirty_pages(file, body.hwpt_id, range)?;
+        set_bits(client, body.data, &range, &pages)?;
+        Ok(Answer::value(0))
     };
     answer(client, argument, run, |body, result| {
         tracing::event!(
@@ -172,6 +183,43 @@ pub(super) fn get_dirty_bitmap(
             result = %Told(result),
         );
     })
+}
+
+/// Sets the bits of `pages` in the bitmap at `address`, which need not be
+/// aligned. Linux `iova_bitmap_set`.
+fn set_bits(
+    client: &dyn Client,
+    address: u64,
+    range: &DirtyRange,
+    pages: &[Span],
+) -> Result<(), Errno> {
+    let bit = |iova: u64| {
+        let offset = iova.saturating_sub(range.iova);
+        offset.checked_div(range.page_size).unwrap_or(0)
+    };
+    let end = bit(range.iova.saturating_add(range.length.saturating_sub(1)));
+    let mut held: Option<(u64, u8)> = None;
+    for page in pages {
+        for bit in bit(page.first().0)..=bit(page.last().0).min(end) {
+            let at = address.checked_add(bit / 8).ok_or(Errno::EFAULT)?;
+            let mask = 1 << (bit % 8);
+            held = match held {
+                Some((known, byte)) if known == at => Some((at, byte | mask)),
+                other => {
+                    if let Some((known, byte)) = other {
+                        client.write(known, &[byte])?;
+                    }
+                    let mut byte = [0];
+                    client.read(at, &mut byte)?;
+                    Some((at, byte[0] | mask))
+                }
+            };
+        }
+    }
+    if let Some((at, byte)) = held {
+        client.write(at, &[byte])?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

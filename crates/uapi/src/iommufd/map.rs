@@ -112,7 +112,7 @@ fn place(flags: u32, iova: u64) -> Place {
 
 /// EOVERFLOW if the memory would pass the top of its address space, EINVAL if
 /// there is none. Linux `iopt_alloc_user_pages` and `iopt_alloc_pages`.
-fn check_memory(start: u64, length: u64) -> Result<(), Errno> {
+pub(super) fn check_memory(start: u64, length: u64) -> Result<(), Errno> {
     start.checked_add(length).ok_or(Errno::EOVERFLOW)?;
     if length == 0 || length > LENGTH_LIMIT {
         return Err(Errno::EINVAL);

@@ -9,20 +9,28 @@
 //! | `map` | IOMMU_IOAS_MAP, MAP_FILE, COPY, UNMAP |
 //! | `hwpt` | IOMMU_HWPT_ALLOC, SET_DIRTY_TRACKING, GET_DIRTY_BITMAP |
 //! | `device` | IOMMU_GET_HW_INFO |
+//! | `viommu` | IOMMU_HWPT_INVALIDATE, VIOMMU_ALLOC, VDEVICE_ALLOC |
+//! | `process` | IOMMU_IOAS_CHANGE_PROCESS |
+//! | `extension` | what the session offers beyond: IOMMU_TEST_CMD |
+//! | `compat` | IOMMU_VFIO_IOAS, the calls of a VFIO container |
 //! | `cdev` | VFIO_DEVICE_BIND_IOMMUFD, ATTACH and DETACH_IOMMUFD_PT |
 
 mod argument;
 mod cdev;
+mod compat;
 mod device;
+mod extension;
 mod hwpt;
 mod ioas;
 mod map;
 mod object;
+mod process;
+mod viommu;
 
 use iogate_host::iommufd::Failure;
 use iogate_host::{FileId, Host};
 
-use crate::{Answer, Client, Errno};
+use crate::{Answer, Client, Errno, vfio};
 
 pub(crate) use cdev::{attach_pt, bind, detach_pt};
 
@@ -42,6 +50,15 @@ pub(crate) fn ioctl(
         return Err(Errno::ENOTTY);
     }
     let call = match command & 0xff {
+        0..0x80 => {
+            let call = vfio::Call {
+                host,
+                file,
+                argument,
+                client,
+            };
+            return compat::ioctl(&call, command);
+        }
         0x80 => object::destroy,
         0x81 => ioas::alloc,
         0x82 => ioas::allow_iovas,
@@ -50,11 +67,17 @@ pub(crate) fn ioctl(
         0x85 => map::map,
         0x86 => map::unmap,
         0x87 => object::option,
+        0x88 => compat::vfio_ioas,
         0x89 => hwpt::alloc,
         0x8a => device::hw_info,
         0x8b => hwpt::set_dirty_tracking,
         0x8c => hwpt::get_dirty_bitmap,
+        0x8d => viommu::invalidate,
         0x8f => map::map_file,
+        0x90 => viommu::viommu_alloc,
+        0x91 => viommu::vdevice_alloc,
+        0x92 => process::change,
+        0xa0 if host.extension().is_some() => extension::call,
         _ => {
             tracing::event!(
                 name: "ioctl_unknown",

@@ -7,7 +7,7 @@ use super::Call;
 use crate::{Client, Errno};
 
 /// Structures that begin with `argsz`: what the client says it has room for.
-pub(super) trait Argument: Copy + FromBytes + IntoBytes + Immutable {
+pub(crate) trait Argument: Copy + FromBytes + IntoBytes + Immutable {
     /// Bytes that must be there.
     const MINIMUM: usize;
     /// What the client said.
@@ -17,7 +17,7 @@ pub(super) trait Argument: Copy + FromBytes + IntoBytes + Immutable {
 impl Call<'_> {
     /// The argument, read once; what lies beyond the minimum is zero. EFAULT;
     /// EINVAL if the client says that it is shorter than the minimum.
-    pub(super) fn read<T: Argument>(&self) -> Result<T, Errno> {
+    pub(crate) fn read<T: Argument>(&self) -> Result<T, Errno> {
         let mut body = T::new_zeroed();
         let bytes = body.as_mut_bytes().get_mut(..T::MINIMUM);
         self.client
@@ -33,21 +33,21 @@ impl Call<'_> {
     }
 
     /// Writes the first `length` bytes of the argument back.
-    pub(super) fn write<T: Argument>(&self, body: &T, length: usize) -> Result<(), Errno> {
+    pub(crate) fn write<T: Argument>(&self, body: &T, length: usize) -> Result<(), Errno> {
         let bytes = body.as_bytes();
         let bytes = bytes.get(..length.min(bytes.len())).unwrap_or(bytes);
         Ok(self.client.write(self.argument, bytes)?)
     }
 
     /// Where the client's structure has `offset`.
-    pub(super) fn at(&self, offset: usize) -> Result<u64, Errno> {
+    pub(crate) fn at(&self, offset: usize) -> Result<u64, Errno> {
         let offset = u64::try_from(offset).map_err(|_| Errno::EFAULT)?;
         self.argument.checked_add(offset).ok_or(Errno::EFAULT)
     }
 }
 
 /// Reads a plain value.
-pub(super) fn read_value<const N: usize>(
+pub(crate) fn read_value<const N: usize>(
     client: &dyn Client,
     address: u64,
 ) -> Result<[u8; N], Errno> {
@@ -60,7 +60,7 @@ pub(super) fn read_value<const N: usize>(
 const HEADER: usize = 8;
 
 /// A chain of capabilities that follows a structure.
-pub(super) struct Chain {
+pub(crate) struct Chain {
     bytes: Vec<u8>,
     /// Where the next header's offset goes.
     link: Option<usize>,
@@ -70,7 +70,7 @@ pub(super) struct Chain {
 
 impl Chain {
     /// An empty chain that is to follow a structure of `base` bytes.
-    pub(super) fn after(base: usize) -> Self {
+    pub(crate) fn after(base: usize) -> Self {
         Self {
             bytes: Vec::new(),
             link: None,
@@ -79,7 +79,7 @@ impl Chain {
     }
 
     /// Adds a capability; its size is padded to 8 bytes.
-    pub(super) fn add(&mut self, id: u16, version: u16, body: &[u8]) {
+    pub(crate) fn add(&mut self, id: u16, version: u16, body: &[u8]) {
         let at = self.bytes.len();
         let offset = u32::try_from(self.base.saturating_add(at)).unwrap_or(0);
         if let Some(link) = self.link
@@ -99,20 +99,25 @@ impl Chain {
         self.bytes.resize(padded, 0);
     }
 
+    /// Where the chain ends in the client's structure.
+    pub(crate) fn end(&self) -> Result<u32, Errno> {
+        let end = self.base.saturating_add(self.bytes.len());
+        u32::try_from(end).map_err(|_| Errno::EINVAL)
+    }
+
     #[cfg(test)]
-    pub(super) fn length(&self) -> usize {
+    pub(crate) fn length(&self) -> usize {
         self.bytes.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
     /// Writes the chain if the client has room: then its offset is returned,
     /// else how much room it needs in all.
-    pub(super) fn write(&self, call: &Call<'_>, argsz: u32) -> Result<Placed, Errno> {
-        let needed = self.base.saturating_add(self.bytes.len());
-        let needed = u32::try_from(needed).map_err(|_| Errno::EINVAL)?;
+    pub(crate) fn write(&self, call: &Call<'_>, argsz: u32) -> Result<Placed, Errno> {
+        let needed = self.end()?;
         if argsz < needed {
             return Ok(Placed::Needs(needed));
         }
@@ -122,7 +127,7 @@ impl Chain {
 }
 
 /// What became of a chain.
-pub(super) enum Placed {
+pub(crate) enum Placed {
     /// It stands at this offset.
     At(u32),
     /// The client needs this `argsz`.

@@ -12,7 +12,7 @@
 //! | `reset` | DEVICE_RESET, GET_PCI_HOT_RESET_INFO, PCI_HOT_RESET |
 //! | `feature` | DEVICE_FEATURE |
 
-mod argument;
+pub(crate) mod argument;
 pub(crate) mod container;
 pub(crate) mod device;
 mod dirty;
@@ -20,7 +20,7 @@ mod feature;
 pub(crate) mod group;
 mod irqs;
 mod reset;
-mod type1;
+pub(crate) mod type1;
 
 use iogate_host::{Descriptors, Event, FileId, Host, Watch};
 use iogate_interrupt::Signal;

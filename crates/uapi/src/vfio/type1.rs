@@ -12,12 +12,12 @@ use crate::{Answer, Errno};
 /// `struct vfio_iommu_type1_info`.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
-struct Info {
-    argsz: u32,
-    flags: u32,
-    iova_pgsizes: u64,
-    cap_offset: u32,
-    pad: u32,
+pub(crate) struct Info {
+    pub(crate) argsz: u32,
+    pub(crate) flags: u32,
+    pub(crate) iova_pgsizes: u64,
+    pub(crate) cap_offset: u32,
+    pub(crate) pad: u32,
 }
 
 impl Argument for Info {
@@ -30,12 +30,12 @@ impl Argument for Info {
 /// `struct vfio_iommu_type1_dma_map`.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
-struct Map {
-    argsz: u32,
-    flags: u32,
-    vaddr: u64,
-    iova: u64,
-    size: u64,
+pub(crate) struct Map {
+    pub(crate) argsz: u32,
+    pub(crate) flags: u32,
+    pub(crate) vaddr: u64,
+    pub(crate) iova: u64,
+    pub(crate) size: u64,
 }
 
 impl Argument for Map {
@@ -48,15 +48,15 @@ impl Argument for Map {
 /// `struct vfio_iommu_type1_dma_unmap`, with the bitmap that may follow it.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
-struct Unmap {
-    argsz: u32,
-    flags: u32,
-    iova: u64,
-    size: u64,
+pub(crate) struct Unmap {
+    pub(crate) argsz: u32,
+    pub(crate) flags: u32,
+    pub(crate) iova: u64,
+    pub(crate) size: u64,
 }
 
 /// Bytes of [`Unmap`].
-const UNMAP: usize = 24;
+pub(crate) const UNMAP: usize = 24;
 
 impl Argument for Unmap {
     const MINIMUM: usize = UNMAP;
@@ -65,25 +65,25 @@ impl Argument for Unmap {
     }
 }
 
-mod flag {
+pub(crate) mod flag {
     /// VFIO_IOMMU_INFO_*.
-    pub(super) const INFO_PGSIZES: u32 = 1;
-    pub(super) const INFO_CAPS: u32 = 2;
+    pub(crate) const INFO_PGSIZES: u32 = 1;
+    pub(crate) const INFO_CAPS: u32 = 2;
     /// VFIO_DMA_MAP_FLAG_*.
-    pub(super) const READ: u32 = 1;
-    pub(super) const WRITE: u32 = 2;
-    pub(super) const MAP_VADDR: u32 = 4;
+    pub(crate) const READ: u32 = 1;
+    pub(crate) const WRITE: u32 = 2;
+    pub(crate) const MAP_VADDR: u32 = 4;
     /// VFIO_DMA_UNMAP_FLAG_*.
-    pub(super) const GET_DIRTY_BITMAP: u32 = 1;
-    pub(super) const ALL: u32 = 2;
-    pub(super) const UNMAP_VADDR: u32 = 4;
+    pub(crate) const GET_DIRTY_BITMAP: u32 = 1;
+    pub(crate) const ALL: u32 = 2;
+    pub(crate) const UNMAP_VADDR: u32 = 4;
 }
 
 /// VFIO_IOMMU_TYPE1_INFO_CAP_*.
-mod capability {
-    pub(super) const IOVA_RANGE: u16 = 1;
-    pub(super) const MIGRATION: u16 = 2;
-    pub(super) const DMA_AVAIL: u16 = 3;
+pub(crate) mod capability {
+    pub(crate) const IOVA_RANGE: u16 = 1;
+    pub(crate) const MIGRATION: u16 = 2;
+    pub(crate) const DMA_AVAIL: u16 = 3;
 }
 
 /// VFIO_IOMMU_GET_INFO, capabilities in the kernel's order: migration,

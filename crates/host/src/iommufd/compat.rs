@@ -1,0 +1,166 @@
+//! The VFIO calls on an iommufd: one of its IOASes plays the container's address
+//! space. Linux `drivers/iommu/iommufd/vfio_compat.c`.
+
+use iogate_dma::{Iova, Rights, Span};
+
+use super::map::{Mapped, Place};
+use super::{Context, Failure, PAGE_SIZE, Unmapped};
+use crate::state::State;
+use crate::{Caller, Error, ErrorKind, FileId, Host, Pages, Retired, Via};
+
+/// VFIO_TYPE1_IOMMU and VFIO_TYPE1v2_IOMMU.
+const TYPE1: u64 = 1;
+const TYPE1_V2: u64 = 3;
+const COHERENT: u64 = 4;
+const UNMAP_ALL: u64 = 9;
+
+/// What VFIO_IOMMU_GET_INFO says of an iommufd.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CompatInfo {
+    /// Page sizes that all page tables have, one bit each, the processor's and
+    /// larger.
+    pub page_sizes: u64,
+    /// What may be mapped, ascending.
+    pub ranges: Vec<Span>,
+}
+
+/// A mapping that VFIO_IOMMU_MAP_DMA is to make.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CompatMap {
+    /// Where.
+    pub iova: u64,
+    /// Bytes.
+    pub size: u64,
+    /// What devices may do; nothing is no error here.
+    pub rights: Rights,
+}
+
+impl Host {
+    /// IOMMU_VFIO_IOAS, get: ENODEV if there is none. Linux
+    /// `iommufd_vfio_ioas`.
+    pub fn compat_ioas(&self, file: FileId) -> Result<u32, Error> {
+        self.lock().compat(file).map(|(_, ioas)| ioas)
+    }
+
+    /// IOMMU_VFIO_IOAS, set: ENOENT without the IOAS; and, by `None`, clear.
+    pub fn set_compat_ioas(&self, file: FileId, ioas: Option<u32>) -> Result<(), Error> {
+        let mut state = self.lock();
+        let context = state.iommufds.get_mut(&file).ok_or(Context::NONE)?;
+        if let Some(ioas) = ioas {
+            context.objects.ioas(ioas)?;
+        }
+        context.compat = ioas;
+        Ok(())
+    }
+
+    /// VFIO_CHECK_EXTENSION: 1 or 0. ENODEV for what depends on the IOAS,
+    /// without one. Linux `iommufd_vfio_check_extension`.
+    pub fn compat_check_extension(&self, file: FileId, id: u64) -> Result<bool, Error> {
+        let mut state = self.lock();
+        match id {
+            TYPE1 | TYPE1_V2 | UNMAP_ALL => Ok(true),
+            COHERENT => {
+                let (context, ioas) = state.compat(file)?;
+                let domains = context.objects.ioas(ioas)?.domains.iter();
+                let mut hwpts = domains.map(|domain| context.objects.hwpt(domain.hwpt));
+                Ok(hwpts.all(|hwpt| hwpt.is_ok_and(|hwpt| hwpt.enforces_coherency)))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// VFIO_SET_IOMMU: EINVAL for other types than type1, ENODEV without an
+    /// IOAS. The older type may unmap parts of mappings, so it maps by single
+    /// pages. Linux `iommufd_vfio_set_iommu`.
+    pub fn compat_set_iommu(&self, file: FileId, id: u64) -> Result<(), Error> {
+        if id != TYPE1 && id != TYPE1_V2 {
+            return Err(Error::invalid("no IOMMU driver of that type"));
+        }
+        let mut state = self.lock();
+        let (context, ioas) = state.compat(file)?;
+        match id {
+            TYPE1 => context.objects.ioas_mut(ioas)?.set_huge_pages(false),
+            _ => Ok(()),
+        }
+    }
+
+    /// VFIO_IOMMU_GET_INFO. ENODEV. Linux `iommufd_vfio_iommu_get_info`.
+    pub fn compat_info(&self, file: FileId) -> Result<CompatInfo, Error> {
+        let mut state = self.lock();
+        let (context, ioas) = state.compat(file)?;
+        let ioas = context.objects.ioas(ioas)?;
+        let hwpts = ioas.domains.iter();
+        let sizes = hwpts.filter_map(|domain| context.objects.hwpt(domain.hwpt).ok());
+        let sizes = sizes.fold(u64::MAX, |all, hwpt| all & hwpt.unit.iommu.page_sizes);
+        let small = PAGE_SIZE.wrapping_sub(1);
+        Ok(CompatInfo {
+            page_sizes: match sizes & small {
+                0 => sizes,
+                _ => sizes & !small | PAGE_SIZE,
+            },
+            ranges: ioas.space.space().usable(),
+        })
+    }
+
+    /// VFIO_IOMMU_MAP_DMA. ENODEV; else as IOMMU_IOAS_MAP with a fixed place.
+    /// Linux `iommufd_vfio_map_dma`.
+    pub fn compat_map(
+        &self,
+        file: FileId,
+        map: CompatMap,
+        pages: impl FnOnce() -> std::sync::Arc<dyn Pages>,
+        caller: &dyn Caller,
+    ) -> Result<(), Failure> {
+        let ioas = self.compat_ioas(file)?;
+        let mapped = Mapped {
+            ioas,
+            pages: pages(),
+            length: map.size,
+            place: Place::Fixed(Iova(map.iova)),
+            rights: map.rights,
+            via: Via::MapDma,
+        };
+        self.ioas_map(file, mapped, caller).map(drop)
+    }
+
+    /// VFIO_IOMMU_UNMAP_DMA: of everything by `None`. That nothing was mapped
+    /// is no error; a mapping that lies only partly in `span` is ENOENT.
+    /// ENODEV. Linux `iommufd_vfio_unmap_dma`.
+    pub fn compat_unmap(
+        &self,
+        file: FileId,
+        span: Option<Span>,
+        caller: &dyn Caller,
+    ) -> Result<Unmapped, Error> {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let (_, ioas) = state.compat(file)?;
+        let context = state.iommufds.get_mut(&file).ok_or(Context::NONE)?;
+        let ioas = context.objects.ioas_mut(ioas)?;
+        let mut retired = Retired::default();
+        let how = (Via::UnmapDma, Some(caller.actor()));
+        let span = span.unwrap_or(Span::whole());
+        let is_empty = ioas.space.space().area_in(span).is_none();
+        let (bytes, outcome) = match is_empty {
+            true => (0, Ok(())),
+            false => ioas.unmap(self, &mut state.private, span, how, &mut retired),
+        };
+        Ok(Unmapped {
+            bytes,
+            outcome,
+            retired,
+        })
+    }
+}
+
+impl State {
+    /// The iommufd and the IOAS that its VFIO calls are about: ENODEV.
+    fn compat(&mut self, file: FileId) -> Result<(&mut Context, u32), Error> {
+        let context = self.iommufds.get_mut(&file).ok_or(Context::NONE)?;
+        let ioas = context.compat.ok_or(Error::new(
+            ErrorKind::NoDevice,
+            "the iommufd has no IOAS for VFIO calls",
+        ))?;
+        Ok((context, ioas))
+    }
+}

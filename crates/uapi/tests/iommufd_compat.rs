@@ -1,0 +1,185 @@
+//! The calls of a VFIO container on an iommufd: rule 46 of the kernel, and rule
+//! 21 as far as it leads there.
+
+mod iommufd_world;
+
+use iogate_uapi::{Client, Errno};
+use iommufd_world::*;
+
+const API_VERSION: u32 = 100;
+const CHECK_EXTENSION: u32 = 101;
+const SET_IOMMU: u32 = 102;
+const GET_INFO: u32 = 112;
+const MAP_DMA: u32 = 113;
+const UNMAP_DMA: u32 = 114;
+const VFIO_IOAS: u32 = 0x88;
+
+const TYPE1: u64 = 1;
+const TYPE1_V2: u64 = 3;
+const COHERENT: u64 = 4;
+
+fn set(world: &World, file: Opened, ioas: u32) {
+    let mut bytes = pack!(12_u32, ioas, 1_u16, 0_u16);
+    world.call(file, VFIO_IOAS, &mut bytes).unwrap();
+}
+
+/// An iommufd whose VFIO calls are about an IOAS that has a device.
+fn with_device(world: &World, index: usize) -> (Opened, u32) {
+    let file = world.iommufd();
+    let ioas = world.ioas(file);
+    let (device, _) = world.bound(index, file);
+    world.attach(device, ioas).unwrap();
+    set(world, file, ioas);
+    (file, ioas)
+}
+
+fn map(world: &World, file: Opened, flags: u32, iova: u64, size: u64) -> Result<i64, Errno> {
+    world.call(file, MAP_DMA, &mut pack!(32_u32, flags, HEAP, iova, size))
+}
+
+fn unmap(world: &World, file: Opened, flags: u32, iova: u64, size: u64) -> Result<u64, Errno> {
+    let mut bytes = pack!(24_u32, flags, iova, size);
+    world.call(file, UNMAP_DMA, &mut bytes)?;
+    Ok(quad(&bytes, 16))
+}
+
+/// drivers/iommu/iommufd/vfio_compat.c, get_compat_ioas.
+#[test]
+fn without_an_ioas_every_call_about_one_is_enodev_after_its_own_checks() {
+    let world = World::new();
+    let file = world.iommufd();
+    assert_eq!(world.raw(file, API_VERSION, 0), Ok(0));
+    assert_eq!(world.raw(file, CHECK_EXTENSION, TYPE1_V2), Ok(1));
+    assert_eq!(world.raw(file, CHECK_EXTENSION, 77), Ok(0));
+    let none = Err(Errno::ENODEV);
+    assert_eq!(world.raw(file, CHECK_EXTENSION, COHERENT), none);
+    assert_eq!(world.raw(file, SET_IOMMU, TYPE1), none);
+    assert_eq!(world.raw(file, SET_IOMMU, 9), Err(Errno::EINVAL));
+    assert_eq!(map(&world, file, 3, 0, PAGE), none);
+    assert_eq!(map(&world, file, 1 << 31, 0, PAGE), Err(Errno::EINVAL));
+    assert_eq!(unmap(&world, file, 0, 0, PAGE), Err(Errno::ENODEV));
+    assert_eq!(unmap(&world, file, 1 << 31, 0, 0), Err(Errno::EINVAL));
+    let mut info = pack!(24_u32, 0_u32, 0_u64, 0_u32, 0_u32);
+    assert_eq!(world.call(file, GET_INFO, &mut info), none);
+    assert_eq!(
+        world.raw(file, 117, 0),
+        Err(Errno::ENOTTY),
+        "no dirty pages"
+    );
+}
+
+/// drivers/iommu/iommufd/vfio_compat.c, iommufd_vfio_ioas; main.c,
+/// iommufd_object_remove.
+#[test]
+fn the_ioas_of_vfio_calls_is_set_read_cleared_and_forgotten_with_its_object() {
+    let world = World::new();
+    let file = world.iommufd();
+    let call = |ioas: u32, op: u16| {
+        let mut bytes = pack!(12_u32, ioas, op, 0_u16);
+        world.call(file, VFIO_IOAS, &mut bytes)?;
+        Ok(word(&bytes, 4))
+    };
+    assert_eq!(call(0, 0), Err(Errno::ENODEV));
+    assert_eq!(call(5, 1), Err(Errno::ENOENT));
+    let ioas = world.ioas(file);
+    assert_eq!(call(ioas, 1), Ok(ioas));
+    assert_eq!(call(0, 0), Ok(ioas));
+    assert_eq!(call(0, 2), Ok(0));
+    assert_eq!(call(0, 0), Err(Errno::ENODEV));
+    assert_eq!(call(0, 3), Err(Errno::EOPNOTSUPP));
+    set(&world, file, ioas);
+    world.destroy(file, ioas).unwrap();
+    assert_eq!(call(0, 0), Err(Errno::ENODEV));
+}
+
+/// drivers/iommu/iommufd/vfio_compat.c, iommufd_vfio_map_dma,
+/// iommufd_vfio_unmap_dma.
+#[test]
+fn an_empty_unmap_succeeds_and_a_split_is_enoent() {
+    let world = World::new();
+    let (file, _) = with_device(&world, ALONE);
+    assert_eq!(world.raw(file, SET_IOMMU, TYPE1_V2), Ok(0));
+    assert_eq!(map(&world, file, 3, 0x1_0000, 2 * PAGE), Ok(0));
+    assert_eq!(world.dma_read(ALONE, 0x1_0000 + PAGE), Some(0));
+    assert_eq!(unmap(&world, file, 0, 0x1_0000, PAGE), Err(Errno::ENOENT));
+    assert_eq!(unmap(&world, file, 0, 0x1_0000, 2 * PAGE), Ok(2 * PAGE));
+    assert_eq!(unmap(&world, file, 0, 0x1_0000, 2 * PAGE), Ok(0));
+    assert_eq!(world.dma_read(ALONE, 0x1_0000), None);
+}
+
+/// drivers/iommu/iommufd/vfio_compat.c, iommufd_vfio_unmap_dma.
+#[test]
+fn an_unmap_of_all_wants_no_range_and_no_other_flag_is_known() {
+    let world = World::new();
+    let (file, _) = with_device(&world, ALONE);
+    map(&world, file, 3, 0x1_0000, PAGE).unwrap();
+    map(&world, file, 3, 0x9_0000, PAGE).unwrap();
+    assert_eq!(unmap(&world, file, 2, 0, PAGE), Err(Errno::EINVAL));
+    for flag in [1, 4] {
+        assert_eq!(unmap(&world, file, flag, 0, 0), Err(Errno::EINVAL));
+    }
+    assert_eq!(unmap(&world, file, 2, 0, 0), Ok(2 * PAGE));
+    assert_eq!(unmap(&world, file, 2, 0, 0), Ok(0));
+}
+
+/// drivers/iommu/iommufd/vfio_compat.c, iommufd_vfio_map_dma.
+#[test]
+fn a_mapping_that_allows_nothing_is_made_all_the_same() {
+    let world = World::new();
+    let (file, _) = with_device(&world, ALONE);
+    assert_eq!(map(&world, file, 0, 0x1_0000, PAGE), Ok(0));
+    assert_eq!(world.dma_read(ALONE, 0x1_0000), None);
+    assert_eq!(unmap(&world, file, 0, 0x1_0000, PAGE), Ok(PAGE));
+}
+
+/// drivers/iommu/iommufd/vfio_compat.c, iommufd_vfio_set_iommu.
+#[test]
+fn the_older_type_maps_by_single_pages() {
+    let world = World::new();
+    let (file, ioas) = with_device(&world, ALONE);
+    assert_eq!(world.option(file, (1, 1), ioas, 3), Ok(1));
+    assert_eq!(world.raw(file, SET_IOMMU, TYPE1), Ok(0));
+    assert_eq!(world.option(file, (1, 1), ioas, 3), Ok(0));
+}
+
+/// drivers/iommu/iommufd/vfio_compat.c, iommufd_vfio_cc_iommu.
+#[test]
+fn coherency_is_that_of_every_page_table() {
+    let world = World::new();
+    let (file, ioas) = with_device(&world, ALONE);
+    assert_eq!(world.raw(file, CHECK_EXTENSION, COHERENT), Ok(1));
+    let (device, _) = world.bound(NARROW, file);
+    world.attach(device, ioas).unwrap();
+    assert_eq!(world.raw(file, CHECK_EXTENSION, COHERENT), Ok(0));
+}
+
+/// drivers/iommu/iommufd/vfio_compat.c, iommufd_vfio_iommu_get_info.
+#[test]
+fn the_size_of_the_information_is_always_told_and_nothing_is_written_past_the_callers() {
+    let world = World::new();
+    let (file, _) = with_device(&world, ALONE);
+    let whole = 24 + 16 + 16 + 2 * 16;
+    for room in [16_u32, 20, 24, 48, 87, 88, 200] {
+        let mut bytes = vec![0xaa; 256];
+        bytes[..4].copy_from_slice(&room.to_ne_bytes());
+        world.call(file, GET_INFO, &mut bytes).unwrap();
+        assert_eq!(word(&bytes, 0), whole, "of {room}");
+        assert_eq!(word(&bytes, 4), 3);
+        assert_eq!(quad(&bytes, 8), 0x4020_1000);
+        if room >= 24 {
+            let offset = if room >= whole { 24 } else { 0 };
+            assert_eq!(word(&bytes, 16), offset, "of {room}");
+        }
+        let end = room.min(whole) as usize;
+        assert!(bytes[end..].iter().all(|byte| *byte == 0xaa), "{room}");
+        if room >= whole {
+            assert_eq!(word(&bytes, 24), 1 << 16 | 3, "mappings left come first");
+            assert_eq!(word(&bytes, 32), u32::MAX);
+            assert_eq!((word(&bytes, 28), word(&bytes, 40)), (40, 1 << 16 | 1));
+            assert_eq!(word(&bytes, 48), 2);
+        }
+    }
+    let mut short = pack!(15_u32, 0_u32, 0_u64);
+    assert_eq!(world.call(file, GET_INFO, &mut short), Err(Errno::EINVAL));
+    let _ = world.program.read(ARGUMENT, &mut [0]);
+}
