@@ -280,6 +280,7 @@ impl World {
             ram,
             memlock: Mutex::new(Memlock::Limit(8 << 20)),
             privileged: Mutex::new(false),
+            user: Mutex::new(1000),
         };
         let world = Self {
             host,

@@ -161,6 +161,7 @@ pub struct Program {
     pub ram: Arc<Ram>,
     pub memlock: Mutex<Memlock>,
     pub privileged: Mutex<bool>,
+    pub user: Mutex<u32>,
 }
 
 impl Caller for Program {
@@ -174,7 +175,7 @@ impl Caller for Program {
         1
     }
     fn user(&self) -> u32 {
-        1000
+        *self.user.lock().unwrap()
     }
     fn memlock(&self) -> Memlock {
         *self.memlock.lock().unwrap()
