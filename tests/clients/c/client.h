@@ -136,6 +136,7 @@ void lifecycle(void);
 void iommufd(void);
 void hostile(void);
 void kvm(void);
+void mapped(void);
 // What lifecycle() executes.
 void executed(int device, int container);
 

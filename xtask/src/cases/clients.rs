@@ -20,6 +20,13 @@ const C_GROUPS: [&str; 8] = [
     "hostile",
 ];
 
+/// A machine whose registers are mapped.
+const MAPPED: [&str; 2] = ["--device=edu,mmio=map", "--device=nvme,size=64M,mmio=map"];
+
+/// The groups that run on it: what is said of mappings, and what is hard on a
+/// tracer.
+const MAPPED_GROUPS: [&str; 4] = ["mapped", "interrupts", "lifecycle", "hostile"];
+
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for person in Person::ALL {
@@ -30,7 +37,17 @@ pub(super) fn cases() -> Vec<Case> {
                     format!("c/{group}/{word}/{person}"),
                     move |bench, log| {
                         let client = bench.c_client(linkage)?;
-                        client_run(bench, log, person, &client, group)
+                        client_run(bench, log, person, &client, group, &[])
+                    },
+                ));
+            }
+            for group in MAPPED_GROUPS {
+                cases.push(Case::new(
+                    Tier::Clients,
+                    format!("c-mapped/{group}/{word}/{person}"),
+                    move |bench, log| {
+                        let client = bench.c_client(linkage)?;
+                        client_run(bench, log, person, &client, group, &MAPPED)
                     },
                 ));
             }
@@ -41,7 +58,7 @@ pub(super) fn cases() -> Vec<Case> {
                 format!("vfio-ioctls/{backend}/{person}"),
                 move |bench, log| {
                     let client = bench.rust_client()?;
-                    client_run(bench, log, person, &client, backend)
+                    client_run(bench, log, person, &client, backend, &[])
                 },
             ));
         }
@@ -58,7 +75,7 @@ pub(super) fn cases() -> Vec<Case> {
                         ));
                     }
                     let client = bench.c_client(Linkage::Dynamic)?;
-                    client_run(bench, log, person, &client, "kvm")
+                    client_run(bench, log, person, &client, "kvm", &[])
                 },
             ));
         }
@@ -71,18 +88,21 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
-/// `iogate run -- CLIENT GROUP`, which prints `ok NAME` for each of its checks and `done` at its end.
+/// `iogate run OPTIONS -- CLIENT GROUP`, which prints `ok NAME` for each of its checks and `done` at its end.
 fn client_run(
     bench: &Bench,
     log: &Path,
     person: Person,
     client: &Path,
     group: &str,
+    options: &[&str],
 ) -> Result<(), Stop> {
     let place = bench.place(person)?;
     let mut command = place.command(&bench.iogate_of(&place)?);
     command
-        .args(["run", "--"])
+        .arg("run")
+        .args(options)
+        .arg("--")
         .arg(place.program(client)?)
         .arg(group);
     let ended = Job::new(command, log)
