@@ -6,6 +6,7 @@ use std::time::Instant;
 use iogate_dma::{Access, Fault, FaultReason, Iova, Source};
 use iogate_host::SpaceId;
 
+use crate::StackId;
 use crate::history::{History, Known};
 
 /// Causes that are printed as they happen.
@@ -58,6 +59,8 @@ pub(crate) struct Cause {
     pub(crate) history_is_partial: bool,
     /// What the device did about the first refusal.
     pub(crate) answer: Option<String>,
+    /// The call that last wrote a register of the device before it.
+    pub(crate) stack: Option<StackId>,
     pub(crate) printed: bool,
 }
 
@@ -104,6 +107,7 @@ impl Causes {
             }),
             history_is_partial: history.forgotten() > 0,
             answer: None,
+            stack: None,
             printed: false,
         });
         Some(position)

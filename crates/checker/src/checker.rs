@@ -11,6 +11,7 @@ use iogate_host::{Actor, Observer, SpaceId, Via};
 use crate::cause::{CauseKey, Causes, MAX_PRINTED};
 use crate::history::{Deed, History, Mapping};
 use crate::report::Report;
+use crate::stack::{Frame, StackId};
 use crate::text;
 
 /// Mappings kept as leaks; further ones are only counted.
@@ -23,6 +24,22 @@ pub trait Outside: Send + Sync {
 
     /// The name of a thread, if it still lives.
     fn thread_name(&self, actor: Actor) -> Option<String>;
+
+    /// Takes the stack of a thread whose call is being answered; `None` where
+    /// none is wanted or to be had.
+    fn stack(&self, _: Actor) -> Option<StackId> {
+        None
+    }
+
+    /// The stack of the call that last wrote a register of a device.
+    fn last_write(&self, _: Source) -> Option<StackId> {
+        None
+    }
+
+    /// The frames of a stack, innermost first.
+    fn frames(&self, _: StackId) -> Vec<Frame> {
+        Vec::new()
+    }
 }
 
 #[derive(Default)]
@@ -124,18 +141,19 @@ impl Checker {
         }
     }
 
+    fn deed(&self, via: Via, by: Option<Actor>) -> Deed {
+        Deed {
+            via,
+            by,
+            at: Instant::now(),
+            stack: by.and_then(|by| self.outside.stack(by)),
+        }
+    }
+
     fn print(&self, text: &str) {
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         // The program may have closed its standard error: nobody reads then.
         let _ = writeln!(output, "{text}");
-    }
-}
-
-fn deed(via: Via, by: Option<Actor>) -> Deed {
-    Deed {
-        via,
-        by,
-        at: Instant::now(),
     }
 }
 
@@ -151,9 +169,8 @@ impl Observer for Checker {
             rights = %rights,
             call = via.name(),
         );
-        self.lock()
-            .history
-            .mapped(space, span, rights, deed(via, by));
+        let deed = self.deed(via, by);
+        self.lock().history.mapped(space, span, rights, deed);
     }
 
     fn unmapped(&self, space: SpaceId, span: Span, via: Via, by: Option<Actor>) {
@@ -166,8 +183,9 @@ impl Observer for Checker {
             last = %span.last(),
             call = via.name(),
         );
+        let deed = self.deed(via, by);
         let mut state = self.lock();
-        let mapping = state.history.unmapped(space, span, deed(via, by));
+        let mapping = state.history.unmapped(space, span, deed);
         if via == Via::Release
             && let Some(mapping) = mapping
         {
@@ -187,9 +205,8 @@ impl Observer for Checker {
             first = %span.first(),
             last = %span.last(),
         );
-        self.lock()
-            .history
-            .revoked(space, span, deed(Via::ClientUnmap, by));
+        let deed = self.deed(Via::ClientUnmap, by);
+        self.lock().history.revoked(space, span, deed);
     }
 
     fn attached(&self, source: Source, space: Option<SpaceId>) {
@@ -230,11 +247,15 @@ impl FaultSink for Checker {
             length = fault.span.last_offset().saturating_add(1),
             reason = %fault.reason,
         );
+        let stack = self.outside.last_write(fault.source_id);
         let mut guard = self.lock();
         let state = &mut *guard;
         let space = state.attached.get(&fault.source_id).copied();
         let key = CauseKey::new(fault, &state.history, space);
         let new = state.causes.count(key, fault, &state.history, space);
+        if let Some(cause) = new.and_then(|position| state.causes.get_mut(position)) {
+            cause.stack = stack;
+        }
         let earlier = match new {
             Some(position) => state.unanswered.insert(fault.source_id, position),
             None => state.unanswered.remove(&fault.source_id),

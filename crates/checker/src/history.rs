@@ -6,6 +6,8 @@ use std::time::Instant;
 use iogate_dma::{Iova, Rights, Span};
 use iogate_host::{Actor, SpaceId, Via};
 
+use crate::StackId;
+
 /// Unmaps that the history holds; older ones are forgotten.
 pub const MAX_HISTORY: usize = 65_536;
 
@@ -15,6 +17,7 @@ pub(crate) struct Deed {
     pub(crate) via: Via,
     pub(crate) by: Option<Actor>,
     pub(crate) at: Instant,
+    pub(crate) stack: Option<StackId>,
 }
 
 /// A mapping and what happened to it.
@@ -156,6 +159,7 @@ mod tests {
             via,
             by: None,
             at: Instant::now(),
+            stack: None,
         }
     }
 

@@ -31,9 +31,11 @@ mod checker;
 mod history;
 mod report;
 mod sarif;
+mod stack;
 mod text;
 
 pub use cause::{MAX_CAUSES, MAX_PRINTED};
 pub use checker::{Checker, Outside};
 pub use history::MAX_HISTORY;
 pub use report::{Report, SCHEMA};
+pub use stack::{Frame, StackId};

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::cause::Cause;
 use crate::checker::{Checker, State};
 use crate::history::{Deed, Known, Mapping};
-use crate::{sarif, text};
+use crate::{StackId, sarif, text};
 
 /// The version of the report's schema: changed when a reader of the old one
 /// would be misled.
@@ -123,6 +123,7 @@ impl Writer<'_> {
             "mapping": mapping.map(|mapping| self.mapping(mapping)),
             "unmapped": unmapped.map(|deed| self.deed(deed)),
             "answer": cause.answer,
+            "stack": self.stack(cause.stack),
             "text": text::headline(cause, &*self.checker.outside),
         })
     }
@@ -143,7 +144,27 @@ impl Writer<'_> {
             "at_seconds": self.seconds(deed.at),
             "process": deed.by.map(|Actor { process, .. }| process),
             "thread": deed.by.map(|Actor { thread, .. }| thread),
+            "stack": self.stack(deed.stack),
         })
+    }
+
+    fn stack(&self, stack: Option<StackId>) -> Option<Value> {
+        let frames: Vec<_> = self
+            .checker
+            .outside
+            .frames(stack?)
+            .into_iter()
+            .map(|frame| {
+                json!({
+                    "address": format!("{:#x}", frame.address),
+                    "module": frame.module,
+                    "function": frame.function,
+                    "file": frame.file,
+                    "line": frame.line,
+                })
+            })
+            .collect();
+        Some(json!({ "frames": frames }))
     }
 
     fn seconds(&self, at: std::time::Instant) -> f64 {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use iogate_dma::{Access, FaultReason, Source};
 use iogate_host::Actor;
 
+use crate::StackId;
 use crate::cause::Cause;
 use crate::checker::Outside;
 use crate::history::{Deed, Known, Mapping};
@@ -66,6 +67,7 @@ pub(crate) fn cause(cause: &Cause, outside: &dyn Outside) -> String {
         let _ = write!(text, " ({} times)", cause.times);
     }
     let _ = write!(text, ": {}", headline(cause, outside));
+    frames(&mut text, "access", cause.stack, outside);
     let ago = |deed: &Deed| span_of_time(cause.at.saturating_duration_since(deed.at));
     let mapped = |text: &mut String, mapping: &Mapping, word: &str| {
         let _ = write!(
@@ -77,6 +79,7 @@ pub(crate) fn cause(cause: &Cause, outside: &dyn Outside) -> String {
             mapping.mapped.via.name(),
             who(mapping.mapped.by, outside)
         );
+        frames(text, "", mapping.mapped.stack, outside);
         if let Some(deed) = &mapping.revoked {
             let _ = write!(
                 text,
@@ -103,6 +106,7 @@ pub(crate) fn cause(cause: &Cause, outside: &dyn Outside) -> String {
                 gone.unmapped.via.name(),
                 who(gone.unmapped.by, outside)
             );
+            frames(&mut text, "", gone.unmapped.stack, outside);
         }
         Known::Never(nearest) => {
             if cause.history_is_partial {
@@ -120,6 +124,28 @@ pub(crate) fn cause(cause: &Cause, outside: &dyn Outside) -> String {
         let _ = write!(text, "\n  device    {answer}");
     }
     text
+}
+
+/// Frames of one stack that a person is shown.
+const SHOWN: usize = 8;
+
+/// The frames of a stack, one a line. `word` says what the stack is of, where
+/// no line before does.
+fn frames(text: &mut String, word: &str, stack: Option<StackId>, outside: &dyn Outside) {
+    let Some(stack) = stack else {
+        return;
+    };
+    if !word.is_empty() {
+        let _ = write!(text, "\n  {word:<9} after the write of a register by");
+    }
+    for frame in outside.frames(stack).iter().take(SHOWN) {
+        let function = frame.function.as_deref().unwrap_or("?");
+        let _ = write!(text, "\n            {function}");
+        let _ = match (&frame.file, frame.line) {
+            (Some(file), Some(line)) => write!(text, " {file}:{line}"),
+            _ => write!(text, " {:#x} ({})", frame.address, frame.module),
+        };
+    }
 }
 
 fn hint(reason: FaultReason) -> Option<&'static str> {

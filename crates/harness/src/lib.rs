@@ -93,6 +93,12 @@ impl Machine {
         self.option("--inject", rules)
     }
 
+    /// Has call stacks taken for the report, as `--stacks` does.
+    pub fn stacks(mut self) -> Self {
+        self.options.push("--stacks".into());
+        self
+    }
+
     /// Any other option of `iogate run` that has a value.
     pub fn option(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.options.push(name.into());

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use iogate_dma::{Request, Source};
-use iogate_host::Interpose;
+use iogate_host::{Actor, Interpose};
 use serde_json::{Value, json};
 
 use crate::GrammarError;
@@ -220,7 +220,7 @@ fn key(device: Option<Source>) -> u64 {
 }
 
 impl Interpose for Injection {
-    fn call(&self, name: &'static str, device: Option<Source>) -> Option<i32> {
+    fn call(&self, name: &'static str, device: Option<Source>, _: Actor) -> Option<i32> {
         let concerns = |what: &What| matches!(what, What::Calls(names, _) if names.contains(&name));
         let rule = self.occurs(device, concerns, || name.to_owned())?;
         let What::Calls(_, errno) = &rule.what else {

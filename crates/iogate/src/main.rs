@@ -6,6 +6,7 @@ mod machine;
 mod probe;
 mod run;
 mod session;
+mod stacks;
 mod trace;
 mod watched;
 

@@ -44,6 +44,10 @@ pub(crate) struct Options {
     /// Write what the checker found, as JSON (%p is the process id)
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// Take call stacks of maps, unmaps and register writes for the reports;
+    /// slow, see docs/report.md
+    #[arg(long)]
+    stacks: bool,
     /// End with status 99 if there were any and the program ended with 0
     #[arg(long, value_name = "WHAT")]
     fail_on: Vec<FailOn>,
@@ -90,6 +94,7 @@ impl Options {
             && self.trace_file.is_none()
             && self.timeline.is_none()
             && self.report.is_none()
+            && !self.stacks
             && self.fail_on.is_empty()
             && self.injections.is_empty()
             && !self.iommu_test
@@ -168,7 +173,7 @@ fn supervise(
 ) -> Result<ExitCode, Refusal> {
     let machine = session::load(options.machine.as_deref(), &options.devices)?;
     let injection = session::injection(&machine, &options.injections, options.inject_seed)?;
-    let session = Session::new(&machine, injection.as_ref())?;
+    let session = Session::new(&machine, injection.as_ref(), options.stacks)?;
     if options.iommu_test {
         session.offer_test_interface();
     }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use iogate_checker::{Checker, Outside};
+use iogate_checker::{Checker, Frame, Outside, StackId};
 use iogate_devices::{Properties, Slot, Value};
 use iogate_dma::{Attachment, Gate, Interrupts, Iova, Source};
 use iogate_host::{
@@ -24,6 +24,7 @@ use iogate_pci::{Bar, BarSpace, BarWidth, Function};
 use iogate_supervisor::Unmapping;
 use iogate_sysfs::{FunctionFacts, HostPci, NodeKind, Resource, Settings, Tree};
 
+use crate::stacks::Stacks;
 use crate::trace;
 use crate::watched::{WatchedFunction, WatchedSpace};
 
@@ -227,7 +228,9 @@ impl Session {
     pub(crate) fn new(
         machine: &Machine,
         injection: Option<&Arc<Injection>>,
+        with_stacks: bool,
     ) -> Result<Self, Refusal> {
+        let stacks = with_stacks.then(Arc::<Stacks>::default);
         let (delivery, functions) = build_devices(machine, injection)?;
         let memory = ClientMemory::new()
             .map_err(|error| Refusal(format!("cannot reserve address space: {error}")))?;
@@ -268,7 +271,10 @@ impl Session {
             .map(|(_, function)| (function.endpoint().source(), function.model()))
             .collect();
         let checker = Arc::new(Checker::new(
-            Box::new(World { models: names }),
+            Box::new(World {
+                models: names,
+                stacks: stacks.clone(),
+            }),
             Box::new(std::io::stderr()),
         ));
         let groups = machine
@@ -293,7 +299,13 @@ impl Session {
             delivery,
             observer: checker.clone(),
         };
-        let interposer = injection.map(|injection| injection.clone() as Arc<dyn Interpose>);
+        let interposer = match (injection, stacks) {
+            (None, None) => None,
+            (injection, stacks) => Some(Arc::new(Before {
+                injection: injection.cloned(),
+                stacks,
+            }) as Arc<dyn Interpose>),
+        };
         let host = Host::interposed(config, interposer);
         for device in mapped {
             let done = host.map_registers(device);
@@ -439,9 +451,30 @@ fn unit(index: usize, iommu: &machine::Iommu) -> Iommu {
     }
 }
 
+/// What happens before a call is run.
+struct Before {
+    injection: Option<Arc<Injection>>,
+    stacks: Option<Arc<Stacks>>,
+}
+
+impl Interpose for Before {
+    fn call(&self, name: &'static str, device: Option<Source>, by: Actor) -> Option<i32> {
+        if let (Some(stacks), Some(device), "region_write") = (&self.stacks, device, name) {
+            stacks.writes(device, by);
+        }
+        self.injection.as_ref()?.call(name, device, by)
+    }
+
+    fn answers(&self, device: Source) -> bool {
+        let injection = self.injection.as_ref();
+        injection.is_none_or(|injection| injection.answers(device))
+    }
+}
+
 /// What the checker asks when it writes for a person.
 struct World {
     models: Vec<(Source, &'static str)>,
+    stacks: Option<Arc<Stacks>>,
 }
 
 impl Outside for World {
@@ -454,5 +487,18 @@ impl Outside for World {
         let path = format!("/proc/{}/task/{}/comm", actor.process, actor.thread);
         let name = std::fs::read_to_string(path).ok()?;
         Some(name.trim_end_matches('\n').to_owned())
+    }
+
+    fn stack(&self, actor: Actor) -> Option<StackId> {
+        self.stacks.as_ref()?.take(actor)
+    }
+
+    fn last_write(&self, source: Source) -> Option<StackId> {
+        self.stacks.as_ref()?.last_write(source)
+    }
+
+    fn frames(&self, stack: StackId) -> Vec<Frame> {
+        let stacks = self.stacks.as_ref();
+        stacks.map_or_else(Vec::new, |stacks| stacks.frames(stack))
     }
 }

@@ -101,6 +101,90 @@ fn faults_and_leaks_of_a_program_are_told() {
     assert_eq!(outcome.leaks, 1);
 }
 
+/// The line of this file that has `text` first.
+fn line_of(text: &str) -> u64 {
+    let here = include_str!("harness.rs");
+    let line = here.lines().position(|line| line.contains(text)).unwrap();
+    u64::try_from(line).unwrap() + 1
+}
+
+/// The line at which `faulty_driver` stands in a stack of the report.
+fn line_in_driver(stack: &serde_json::Value) -> u64 {
+    let frames = stack["frames"].as_array().unwrap();
+    let driver = frames.iter().find(|frame| {
+        let function = frame["function"].as_str().unwrap_or_default();
+        function.ends_with("faulty_driver")
+    });
+    let driver = driver.unwrap_or_else(|| panic!("{stack:#}"));
+    assert!(
+        driver["file"]
+            .as_str()
+            .unwrap()
+            .ends_with("tests/harness.rs")
+    );
+    driver["line"].as_u64().unwrap()
+}
+
+#[test]
+fn stacks_tell_the_lines_that_mapped_unmapped_and_started_the_device() {
+    let outcome = machine().stacks().run(&faulty()).unwrap();
+    let cause = &outcome.report["faults"]["causes"][0];
+    let mapped = line_in_driver(&cause["mapping"]["mapped"]["stack"]);
+    let expected = line_of(".map(Iova(0x20_0000), &buffer");
+    assert!((expected - 1..=expected + 1).contains(&mapped), "{mapped}");
+    let unmapped = line_in_driver(&cause["unmapped"]["stack"]);
+    assert_eq!(unmapped, line_of("container.unmap(Iova(0x20_0000)"));
+    let started = line_in_driver(&cause["stack"]);
+    let expected = line_of(".write(&bar0, register");
+    assert!(
+        (expected - 1..=expected + 1).contains(&started),
+        "{started}"
+    );
+    let leak = &outcome.report["leaks"]["details"][0];
+    let leaked = line_in_driver(&leak["mapped"]["stack"]);
+    let expected = line_of(".map(Iova(0x80_0000), &buffer");
+    assert!((expected - 1..=expected + 1).contains(&leaked), "{leaked}");
+    let shown = outcome.stderr.contains("faulty_driver ");
+    assert!(
+        shown && outcome.stderr.contains("tests/harness.rs:"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
+fn a_sarif_result_stands_at_a_line_of_the_source() {
+    let report = common::scratch("report.sarif");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_iogate"));
+    command.args(["run", "--stacks", "--report"]).arg(&report);
+    let driver = faulty();
+    command.arg("--").arg(driver.get_program());
+    assert!(
+        command
+            .args(driver.get_args())
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    let text = fs::read_to_string(report).unwrap();
+    let sarif: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let result = &sarif["runs"][0]["results"][0];
+    assert_eq!(result["ruleId"], "dma/not-mapped");
+    let place = &result["locations"][0]["physicalLocation"];
+    assert!(
+        place["region"]["startLine"].as_u64().unwrap() > 0,
+        "{result:#}"
+    );
+    assert_eq!(result["stacks"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn without_stacks_none_are_taken() {
+    let outcome = machine().run(&faulty()).unwrap();
+    assert!(outcome.report["faults"]["causes"][0]["stack"].is_null());
+}
+
 #[test]
 fn what_the_program_is_given_reaches_it() {
     let mut command = Command::new("sh");

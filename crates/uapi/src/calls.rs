@@ -2,7 +2,7 @@
 
 use iogate_host::{FileKind, Host};
 
-use crate::{After, Answer, Errno};
+use crate::{After, Answer, Client, Errno};
 
 /// The kinds of file whose numbers are told apart.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,13 @@ const CALLS: &[(On, u32, &str)] = &[
     (On::Iommufd, 0x8b, "ioctl_hwpt_set_dirty_tracking"),
     (On::Iommufd, 0x8c, "ioctl_hwpt_get_dirty_bitmap"),
     (On::Iommufd, 0x8d, "ioctl_hwpt_invalidate"),
+    (On::Iommufd, 0x88, "ioctl_vfio_ioas"),
+    (On::Iommufd, 0x8d, "ioctl_hwpt_invalidate"),
     (On::Iommufd, 0x8f, "ioctl_ioas_map_file"),
+    (On::Iommufd, 0x90, "ioctl_viommu_alloc"),
+    (On::Iommufd, 0x91, "ioctl_vdevice_alloc"),
+    (On::Iommufd, 0x92, "ioctl_ioas_change_process"),
+    (On::Iommufd, 0xa0, "ioctl_test"),
     (On::Iommufd, 0x90, "ioctl_viommu_alloc"),
     (On::Iommufd, 0x91, "ioctl_vdevice_alloc"),
     (On::Iommufd, 0x92, "ioctl_ioas_change_process"),
@@ -88,12 +94,17 @@ pub(crate) fn name(kind: FileKind, command: u32) -> Option<&'static str> {
 
 /// What a call is to come to instead of being run. It is an answer, not an
 /// error: nothing may make another attempt of it.
-pub(crate) fn interposed(host: &Host, kind: FileKind, name: &'static str) -> Option<Answer> {
+pub(crate) fn interposed(
+    host: &Host,
+    kind: FileKind,
+    name: &'static str,
+    client: &dyn Client,
+) -> Option<Answer> {
     let interposer = host.interposer()?;
     let source = match kind {
         FileKind::Device(device) => host.device(device).ok().map(|device| device.source),
         _ => None,
     };
-    let errno = Errno(interposer.call(name, source)?);
+    let errno = Errno(interposer.call(name, source, client.actor())?);
     Some(Answer::failed(errno, After::default()))
 }

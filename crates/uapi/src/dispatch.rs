@@ -24,7 +24,7 @@ pub fn ioctl(
     let kind = host.kind(file).ok_or(Errno::EBADF)?;
     if host.interposer().is_some()
         && let Some(name) = calls::name(kind, command)
-        && let Some(answer) = calls::interposed(host, kind, name)
+        && let Some(answer) = calls::interposed(host, kind, name, client)
     {
         return Ok(answer);
     }

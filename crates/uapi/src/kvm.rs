@@ -50,7 +50,7 @@ pub fn kvm_device_attr(
     };
     let refused = host
         .interposer()
-        .and_then(|interposer| interposer.call(calls::KVM_VFIO_FILE, None));
+        .and_then(|interposer| interposer.call(calls::KVM_VFIO_FILE, None, client.actor()));
     if let Some(errno) = refused {
         return Err(Errno(errno));
     }

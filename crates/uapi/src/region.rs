@@ -61,7 +61,7 @@ pub fn read(
     pieces: &[(u64, u64)],
     client: &dyn Client,
 ) -> Result<Answer, Errno> {
-    if let Some(answer) = interposed(host, file, "region_read") {
+    if let Some(answer) = interposed(host, file, "region_read", client) {
         return Ok(answer);
     }
     let result = transfer(
@@ -87,7 +87,7 @@ pub fn write(
     pieces: &[(u64, u64)],
     client: &dyn Client,
 ) -> Result<Answer, Errno> {
-    if let Some(answer) = interposed(host, file, "region_write") {
+    if let Some(answer) = interposed(host, file, "region_write", client) {
         return Ok(answer);
     }
     let result = transfer(
@@ -104,8 +104,14 @@ pub fn write(
     result
 }
 
-fn interposed(host: &Host, file: FileId, name: &'static str) -> Option<Answer> {
-    calls::interposed(host, host.kind(file)?, name)
+fn interposed(
+    host: &Host,
+    file: FileId,
+    name: &'static str,
+    client: &dyn Client,
+) -> Option<Answer> {
+    host.interposer()?;
+    calls::interposed(host, host.kind(file)?, name, client)
 }
 
 /// A load of a mapping of `file` at `offset`: fills `into`. EIO while the
