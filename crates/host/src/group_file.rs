@@ -1,5 +1,6 @@
 //! What a program does with `/dev/vfio/N`. Linux `drivers/vfio/group.c`.
 
+use crate::iommufd::Failure;
 use crate::state::{File, State};
 use crate::{Error, ErrorKind, FileId, FileKind, Group, Host, Owner, Path, Retired};
 
@@ -37,20 +38,29 @@ impl Host {
         })
     }
 
-    /// VFIO_GROUP_SET_CONTAINER with a container: EINVAL if the group has one,
-    /// EBADFD if `container` is none, EPERM if somebody else does DMA
-    /// with the group's devices; else what attaching to its address space
-    /// says. `vfio_group_ioctl_set_container`, `vfio_container_attach_group`.
+    /// VFIO_GROUP_SET_CONTAINER with a container or an iommufd: EINVAL if the
+    /// group has one, EBADFD if `container` is neither. With a container, EPERM
+    /// if somebody else does DMA with the group's devices; else what attaching
+    /// to its address space says. An iommufd gets an IOAS for VFIO calls if it
+    /// has none, and claims devices when they are opened.
+    /// `vfio_group_ioctl_set_container`, `vfio_container_attach_group`.
     pub fn set_container(&self, number: u32, container: Option<FileId>) -> Result<Retired, Error> {
         let mut state = self.lock();
         let group = state.group(number)?;
         if group.container.is_some() {
             return Err(Error::invalid("the group was set to a container already"));
         }
+        if let Some(iommufd) = container
+            && self.kind(iommufd) == Some(FileKind::Iommufd)
+        {
+            self.compat_ioas_create(&mut state, iommufd)?;
+            state.group(number)?.container = Some(iommufd);
+            return Ok(Retired::default());
+        }
         let is_container = |file: &FileId| self.kind(*file) == Some(FileKind::Container);
         let container = container.filter(is_container).ok_or(Error::new(
             ErrorKind::BadFile,
-            "the descriptor is no container",
+            "the descriptor is neither a container nor an iommufd",
         ))?;
         group.claim(Owner::Container(container))?;
         if let Err(error) = self.join_container(&mut state, number, container) {
@@ -80,24 +90,35 @@ impl Host {
     /// VFIO_GROUP_GET_DEVICE_FD: the device called `name`, which may be
     /// followed by options. ENODEV if the group has no such device; EINVAL for
     /// unknown options, for a token that the device has no use for, and
-    /// without a container whose IOMMU is set. `vfio_device_get_from_name`,
-    /// `vfio_pci_core_match`, `vfio_df_group_open`.
-    pub fn device_file(&self, number: u32, name: &[u8]) -> Result<FileId, Error> {
+    /// without a container whose IOMMU is set. With an iommufd instead, the
+    /// device is bound to it and attached to its IOAS for VFIO calls: ENODEV if
+    /// that is gone, EPERM if somebody else does DMA with the group's devices.
+    /// `vfio_device_get_from_name`, `vfio_pci_core_match`, `vfio_df_group_open`.
+    pub fn device_file(&self, number: u32, name: &[u8]) -> Result<(FileId, Retired), Failure> {
         let mut state = self.lock();
         let index = self.find_device(state.group(number)?, name)?;
         let container = state.group(number)?.container;
         let container = container.ok_or(Error::invalid("the group was not set to a container"))?;
-        if !state.has_iommu(container) {
-            return Err(Error::invalid("the container's IOMMU was not set"));
+        let retired = if state.iommufds.contains_key(&container) {
+            self.compat_open(&mut state, container, index)?
+        } else if state.has_iommu(container) {
+            Retired::default()
+        } else {
+            return Err(Error::invalid("the container's IOMMU was not set").into());
+        };
+        if let Err(error) = self.open_device(index) {
+            let mut retired = Box::new(retired);
+            self.compat_close(&mut state, index, &mut retired);
+            return Err(Failure { error, retired });
         }
-        self.open_device(index)?;
         let group = state.group(number)?;
         group.device_files = group.device_files.saturating_add(1);
-        Ok(self.enter(File {
+        let file = self.enter(File {
             kind: FileKind::Device(index),
             path: Path::Group,
             usable: true,
-        }))
+        });
+        Ok((file, retired))
     }
 
     fn find_device(&self, group: &Group, name: &[u8]) -> Result<usize, Error> {
@@ -136,6 +157,7 @@ impl Host {
     /// `vfio_df_group_close`.
     pub(crate) fn close_device(&self, state: &mut State, index: usize, retired: &mut Retired) {
         self.shut_device(index, retired);
+        self.compat_close(state, index, retired);
         let Ok(number) = self.device(index).map(|device| device.group) else {
             return;
         };
@@ -153,7 +175,12 @@ impl Host {
         let Ok(group) = state.group(number) else {
             return;
         };
-        if let Some(container) = group.container.take() {
+        let Some(container) = group.container.take() else {
+            return;
+        };
+        if state.iommufds.contains_key(&container) {
+            self.forget_iommufd(state, container, retired);
+        } else if let Ok(group) = state.group(number) {
             group.release();
             self.leave_container(state, number, container, retired);
         }

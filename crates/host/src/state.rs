@@ -8,7 +8,7 @@ use iogate_dma::{Span, Translate};
 
 use crate::cdev::Binding;
 use crate::container::Container;
-use crate::iommufd::{Context, Extension};
+use crate::iommufd::{CompatDevice, Context, Extension};
 use crate::kvm::Machines;
 use crate::ledger::{Charge, Ledger, Payer};
 use crate::private::{Piece, PrivateMemory};
@@ -73,6 +73,8 @@ pub(crate) struct State {
     pub(crate) iommufds: BTreeMap<FileId, Context>,
     /// Files of devices' own nodes that are bound, and to what.
     pub(crate) bindings: BTreeMap<FileId, Binding>,
+    /// Devices that are open by way of a group whose container is an iommufd.
+    pub(crate) compat_devices: BTreeMap<usize, CompatDevice>,
     /// Files of accesses: the iommufd and the number there.
     pub(crate) accesses: BTreeMap<FileId, (FileId, u32)>,
     /// Virtual machines that were told of files.
@@ -126,6 +128,7 @@ impl Host {
                 containers: BTreeMap::new(),
                 iommufds: BTreeMap::new(),
                 bindings: BTreeMap::new(),
+                compat_devices: BTreeMap::new(),
                 accesses: BTreeMap::new(),
                 machines: Machines::default(),
                 private: PrivateMemory::default(),

@@ -3,7 +3,8 @@
 
 mod iommufd_world;
 
-use iogate_uapi::{Client, Errno};
+use iogate_host::{ErrorKind, FileId, Node, Retired};
+use iogate_uapi::Errno;
 use iommufd_world::*;
 
 const API_VERSION: u32 = 100;
@@ -181,5 +182,106 @@ fn the_size_of_the_information_is_always_told_and_nothing_is_written_past_the_ca
     }
     let mut short = pack!(15_u32, 0_u32, 0_u64);
     assert_eq!(world.call(file, GET_INFO, &mut short), Err(Errno::EINVAL));
-    let _ = world.program.read(ARGUMENT, &mut [0]);
+}
+
+const GROUP_GET_STATUS: u32 = 103;
+const GROUP_SET_CONTAINER: u32 = 104;
+const GROUP_UNSET_CONTAINER: u32 = 105;
+/// The number of [`ALONE`]'s group, and of that of the twins.
+const GROUP: u32 = 2;
+const TWINS: u32 = 1;
+
+fn in_iommufd(world: &World, number: u32, file: Opened) -> Opened {
+    let group = world.open(Node::Group(number)).unwrap();
+    let mut fd = file.fd.to_ne_bytes();
+    world.call(group, GROUP_SET_CONTAINER, &mut fd).unwrap();
+    group
+}
+
+fn device(world: &World, number: u32, index: usize) -> Result<FileId, ErrorKind> {
+    let name = &world.host.config().devices[index].name;
+    let opened = world.host.device_file(number, name.as_bytes());
+    let (file, retired) = opened.map_err(|failure| failure.error.kind)?;
+    finish(retired);
+    Ok(file)
+}
+
+fn finish(retired: Retired) {
+    retired.grace.into_iter().for_each(iogate_dma::Grace::wait);
+    drop(retired.pages);
+}
+
+/// drivers/vfio/group.c, vfio_group_ioctl_set_container, vfio_df_group_open;
+/// drivers/vfio/iommufd.c, vfio_iommufd_compat_attach_ioas.
+#[test]
+fn a_group_takes_an_iommufd_for_its_container_and_its_devices_use_the_ioas() {
+    let world = World::new();
+    let file = world.iommufd();
+    let group = in_iommufd(&world, GROUP, file);
+    assert_eq!(
+        world.raw(file, SET_IOMMU, TYPE1_V2),
+        Ok(0),
+        "it has an IOAS"
+    );
+    let mut status = pack!(8_u32, 0_u32);
+    world.call(group, GROUP_GET_STATUS, &mut status).unwrap();
+    assert_eq!(word(&status, 4), 3);
+    let mut fd = file.fd.to_ne_bytes();
+    let again = world.call(group, GROUP_SET_CONTAINER, &mut fd);
+    assert_eq!(again, Err(Errno::EINVAL));
+    let opened = device(&world, GROUP, ALONE).unwrap();
+    map(&world, file, 3, 0x1_0000, PAGE).unwrap();
+    assert_eq!(world.dma_read(ALONE, 0x1_0000), Some(0));
+    let second = device(&world, GROUP, ALONE).unwrap();
+    let unset = || world.raw(group, GROUP_UNSET_CONTAINER, 0);
+    assert_eq!(unset(), Err(Errno::EBUSY));
+    finish(world.host.close(opened));
+    assert_eq!(world.dma_read(ALONE, 0x1_0000), Some(0));
+    finish(world.host.close(second));
+    assert_eq!(world.dma_read(ALONE, 0x1_0000), None);
+    assert_eq!(unset(), Ok(0));
+    assert_eq!(unset(), Err(Errno::EINVAL));
+    assert_eq!(device(&world, GROUP, ALONE), Err(ErrorKind::Invalid));
+}
+
+/// drivers/vfio/group.c, vfio_group_ioctl_set_container.
+#[test]
+fn a_group_holds_its_iommufd_and_lets_go_of_it_with_its_last_file() {
+    let world = World::new();
+    let file = world.iommufd();
+    let group = in_iommufd(&world, GROUP, file);
+    map(&world, file, 3, 0x1_0000, PAGE).unwrap();
+    world.close(file);
+    let opened = device(&world, GROUP, ALONE).unwrap();
+    assert_eq!(world.dma_read(ALONE, 0x1_0000), Some(0));
+    world.close(group);
+    assert_eq!(world.dma_read(ALONE, 0x1_0000), Some(0));
+    finish(world.host.close(opened));
+    assert_eq!(world.dma_read(ALONE, 0x1_0000), None);
+    assert_eq!(world.pinned_frames(), 0);
+}
+
+/// drivers/iommu/iommufd/vfio_compat.c, iommufd_vfio_compat_ioas_create,
+/// iommufd_vfio_compat_ioas_get_id; drivers/vfio/group.c.
+#[test]
+fn what_an_iommufd_lacks_shows_when_a_device_is_opened() {
+    let world = World::new();
+    let file = world.iommufd();
+    let own = world.ioas(file);
+    set(&world, file, own);
+    let group = in_iommufd(&world, TWINS, file);
+    let mut cleared = pack!(12_u32, 0_u32, 2_u16, 0_u16);
+    world.call(file, VFIO_IOAS, &mut cleared).unwrap();
+    assert_eq!(device(&world, TWINS, TWIN_A), Err(ErrorKind::NoDevice));
+    set(&world, file, own);
+    let twins = [TWIN_A, TWIN_B].map(|index| device(&world, TWINS, index).unwrap());
+    assert_eq!(world.destroy(file, own), Err(Errno::EBUSY));
+    for twin in twins {
+        finish(world.host.close(twin));
+    }
+    map(&world, file, 3, 0xfee0_0000, PAGE).unwrap();
+    assert_eq!(device(&world, TWINS, TWIN_A), Err(ErrorKind::AddressInUse));
+    world.close(group);
+    let (bound, _) = world.bound(TWIN_A, world.iommufd());
+    world.close(bound);
 }

@@ -153,6 +153,70 @@ impl Host {
     }
 }
 
+/// A device that is open by way of a group whose container is an iommufd.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct CompatDevice {
+    iommufd: FileId,
+    /// The device's number there.
+    id: u32,
+    /// Open files of the device.
+    files: u32,
+}
+
+impl Host {
+    /// Gives an iommufd an IOAS for VFIO calls if it has none. Linux
+    /// `iommufd_vfio_compat_ioas_create`.
+    pub(crate) fn compat_ioas_create(&self, state: &mut State, file: FileId) -> Result<(), Error> {
+        let context = state.iommufds.get(&file).ok_or(Context::NONE)?;
+        if context.compat.is_none() {
+            let ioas = self.new_ioas(state, file)?;
+            let context = state.iommufds.get_mut(&file).ok_or(Context::NONE)?;
+            context.compat = Some(ioas);
+        }
+        Ok(())
+    }
+
+    /// One more file of a device is opened by way of a group: the first binds
+    /// and attaches it. Linux `vfio_df_iommufd_bind`,
+    /// `vfio_iommufd_compat_attach_ioas`.
+    pub(crate) fn compat_open(
+        &self,
+        state: &mut State,
+        iommufd: FileId,
+        index: usize,
+    ) -> Result<Retired, Failure> {
+        if let Some(device) = state.compat_devices.get_mut(&index) {
+            device.files = device.files.saturating_add(1);
+            return Ok(Retired::default());
+        }
+        let (_, ioas) = state.compat(iommufd)?;
+        let id = self.bind(state, iommufd, index)?;
+        let attached = self.attach_pt(state, iommufd, id, ioas);
+        let attached = attached.map_err(|mut failure| {
+            self.unbind(state, iommufd, id, &mut failure.retired);
+            failure
+        })?;
+        let files = 1;
+        let device = CompatDevice { iommufd, id, files };
+        state.compat_devices.insert(index, device);
+        Ok(attached.retired)
+    }
+
+    /// A file of a device went that was opened by way of a group: the last
+    /// unbinds it. Linux `vfio_df_iommufd_unbind`.
+    pub(crate) fn compat_close(&self, state: &mut State, index: usize, retired: &mut Retired) {
+        let Some(device) = state.compat_devices.get_mut(&index) else {
+            return;
+        };
+        device.files = device.files.saturating_sub(1);
+        let device = *device;
+        if device.files == 0 {
+            state.compat_devices.remove(&index);
+            self.unbind(state, device.iommufd, device.id, retired);
+        }
+    }
+}
+
 impl State {
     /// The iommufd and the IOAS that its VFIO calls are about: ENODEV.
     fn compat(&mut self, file: FileId) -> Result<(&mut Context, u32), Error> {

@@ -14,7 +14,7 @@
 //! | IOMMU_HWPT_SET_DIRTY_TRACKING, HWPT_GET_DIRTY_BITMAP | whole; EOPNOTSUPP for a page table without dirty tracking |
 //! | IOMMU_VFIO_IOAS, the VFIO calls on an iommufd | whole, save that the older type1 cannot unmap parts of mappings |
 //! | VFIO_DEVICE_BIND_IOMMUFD, ATTACH_IOMMUFD_PT, DETACH_IOMMUFD_PT | whole, save PASID (EINVAL) and VF tokens (no device is an SR-IOV function) |
-//! | GROUP_SET_CONTAINER with an iommufd | no: EBADFD |
+//! | GROUP_SET_CONTAINER with an iommufd | whole |
 //! | IOMMU_HWPT_INVALIDATE, VIOMMU_ALLOC, VDEVICE_ALLOC | refused: there are no nested tables and no virtual IOMMUs |
 //! | IOMMU_FAULT_QUEUE_ALLOC, VEVENTQ_ALLOC, HW_QUEUE_ALLOC | no: ENOTTY |
 //! | IOMMU_TEST_CMD | where an [`Extension`] answers it |
@@ -50,6 +50,7 @@ use crate::state::State;
 use crate::{Caller, Error, ErrorKind, FileId, Host, Pinned, Retired};
 
 pub use access::{AccessMode, AccessPages};
+pub(crate) use compat::CompatDevice;
 pub use compat::{CompatInfo, CompatMap};
 pub use device::{Attached, HwInfo};
 pub use dirty::DirtyRange;
@@ -163,7 +164,10 @@ impl Host {
 
     /// IOMMU_IOAS_ALLOC. ENOMEM. Linux `iommufd_ioas_alloc`.
     pub fn ioas_alloc(&self, file: FileId) -> Result<u32, Error> {
-        let mut state = self.lock();
+        self.new_ioas(&mut self.lock(), file)
+    }
+
+    fn new_ioas(&self, state: &mut State, file: FileId) -> Result<u32, Error> {
         let space = state.new_space(&self.config);
         let id = space.id();
         let context = state.iommufds.get_mut(&file).ok_or(Context::NONE);
@@ -275,9 +279,12 @@ impl Host {
     }
 
     /// An iommufd goes when its file is closed, no device of the machine is
-    /// bound and no access open.
+    /// bound, no access open and it is no group's container.
     pub(crate) fn forget_iommufd(&self, state: &mut State, file: FileId, retired: &mut Retired) {
-        let lives = |context: &Context| context.is_open || context.objects.are_held();
+        let mut groups = state.groups.values();
+        let is_container = groups.any(|group| group.container == Some(file));
+        let lives =
+            |context: &Context| context.is_open || is_container || context.objects.are_held();
         if state.iommufds.get(&file).is_none_or(lives) {
             return;
         }

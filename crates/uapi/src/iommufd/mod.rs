@@ -94,7 +94,7 @@ pub(crate) fn ioctl(
 }
 
 /// A refusal as an answer that keeps what is left to be done.
-fn refuse(failure: Failure) -> Result<Answer, Errno> {
+pub(crate) fn refuse(failure: Failure) -> Result<Answer, Errno> {
     let Failure { error, retired } = failure;
     if retired.grace.is_none() && retired.pages.is_empty() {
         return Err(error.into());

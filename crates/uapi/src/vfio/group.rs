@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::argument::{Argument, read_value};
 use super::{Call, number, told, unknown};
-use crate::{Answer, Client, Errno, Named};
+use crate::{Answer, Client, Errno, Named, iommufd};
 
 /// `struct vfio_group_status`.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
@@ -91,10 +91,14 @@ fn set_container(call: &Call<'_>, group: u32) -> Result<Answer, Errno> {
 }
 
 fn device_file(call: &Call<'_>, group: u32, name: &[u8]) -> Result<Answer, Errno> {
-    Ok(Answer {
-        install: Some(call.host.device_file(group, name)?),
-        ..Answer::default()
-    })
+    match call.host.device_file(group, name) {
+        Ok((file, retired)) => Ok(Answer {
+            install: Some(file),
+            after: retired.into(),
+            ..Answer::default()
+        }),
+        Err(failure) => iommufd::refuse(failure),
+    }
 }
 
 /// Reads a string up to its end: how long it is. EFAULT; EINVAL if it is longer
