@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iogate_dma::Grace;
@@ -33,6 +34,8 @@ pub(crate) struct Core {
     pub(crate) alarm: Alarm,
     pub(crate) nodes: Nodes,
     pub(crate) ledger: Ledger,
+    /// Counts the calls that were noticed because they change mappings.
+    pub(crate) remapped: AtomicU64,
     held: Mutex<Held>,
     /// Held while files are closed, so that a call sees a close either not
     /// begun or done.
@@ -112,6 +115,7 @@ impl Core {
                 files: Arc::default(),
                 private: Arc::default(),
             },
+            remapped: AtomicU64::new(0),
             held: Mutex::default(),
             closing: Mutex::default(),
         })

@@ -247,6 +247,7 @@ impl Receiver {
     /// What `call` is about to take away of the program's own memory is out of
     /// devices' reach before it proceeds.
     fn unmapping(&self, call: &Call) -> Outcome {
+        self.core.remapped.fetch_add(1, Ordering::SeqCst);
         if self.core.ledger.private.load(Ordering::SeqCst) == 0 {
             return CONTINUE;
         }

@@ -11,7 +11,7 @@ use rustix::process::{Resource, Rlimit};
 use crate::alarm::Alarm;
 use crate::control::{Control, Message, Word};
 use crate::core::Core;
-use crate::filter::Filter;
+use crate::filter::{Filter, Unmapping};
 use crate::guardian::{self, Failed, Orders, Program};
 use crate::listener::Listener;
 use crate::mmio::Tracer;
@@ -269,6 +269,7 @@ impl Waiting {
 /// Starts the threads that serve the program, and lets it go.
 fn serve(session: Session, started: &Started, alarm: &Alarm) -> Result<Arc<Core>, StartError> {
     raise_open_files();
+    let unmapping = session.unmapping;
     let config = session.host.config();
     let workers = Workers::start(&config.devices, &config.gate, &session.faults, alarm)
         .map_err(StartError::step("start a worker thread"))?;
@@ -282,7 +283,7 @@ fn serve(session: Session, started: &Started, alarm: &Alarm) -> Result<Arc<Core>
         Receiver::new(serving, listener)?.run()
     })?;
     if core.host.maps_registers() {
-        trace(&core, started.program, alarm)?;
+        trace(&core, started.program, unmapping, alarm)?;
     }
     // If the program is gone already, the guardian will say so.
     let _ = started.start.send(Word::Go, &[]);
@@ -291,8 +292,13 @@ fn serve(session: Session, started: &Started, alarm: &Alarm) -> Result<Arc<Core>
 
 /// Traces the program, which must not have started yet, for its accesses to
 /// mapped registers.
-fn trace(core: &Arc<Core>, program: u32, alarm: &Alarm) -> Result<(), StartError> {
-    let tracer = Tracer::new(Arc::clone(core));
+fn trace(
+    core: &Arc<Core>,
+    program: u32,
+    unmapping: Unmapping,
+    alarm: &Alarm,
+) -> Result<(), StartError> {
+    let tracer = Tracer::new(Arc::clone(core), unmapping);
     let (started, is_started) = std::sync::mpsc::sync_channel(1);
     start_thread("trace", alarm, move || tracer.run(program, &started))?;
     let traced = is_started.recv();

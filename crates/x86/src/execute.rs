@@ -1,12 +1,22 @@
 //! Decoding, operands and addresses: what all instructions have in common.
 
-use iced_x86::{Decoder, DecoderOptions, FastFormatter, Instruction, OpKind, Register};
+use iced_x86::{
+    Decoder, DecoderError, DecoderOptions, FastFormatter, Instruction, OpKind, Register,
+};
 
 use crate::arithmetic::Width;
 use crate::{Done, Memory, Registers, Stopped, Unknown, Vector, Vectors};
 
 /// Bytes of the longest instruction.
 pub const LONGEST: usize = 15;
+
+/// Whether `code` begins with a whole instruction, known or not; one that is
+/// none counts as whole.
+pub fn is_whole(code: &[u8]) -> bool {
+    let mut decoder = Decoder::with_ip(64, code, 0, DecoderOptions::AMD);
+    let _ = decoder.decode();
+    decoder.last_error() != DecoderError::NoMoreBytes
+}
 
 /// Why an instruction is not done yet.
 pub(crate) enum Not {

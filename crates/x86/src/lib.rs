@@ -54,7 +54,7 @@ mod string;
 mod vector;
 mod xsave;
 
-pub use execute::{LONGEST, execute};
+pub use execute::{LONGEST, execute, is_whole};
 pub use xsave::{Layout, Xsave};
 
 /// The integer registers of a thread in 64-bit mode.

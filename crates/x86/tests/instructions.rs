@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use iogate_x86::{
     Done, Inaccessible, Layout, Memory, NoVectors, Registers, Stopped, Vectors, Xsave, execute,
+    is_whole,
 };
 
 /// Sparse bytes; those never written read as zero, and from `end` on there are
@@ -132,6 +133,19 @@ fn what_is_not_known_is_named() {
         let stopped = run(code, &mut registers, &mut Bytes::until(0));
         assert!(matches!(stopped, Err(Stopped::Unknown(unknown)) if unknown.mnemonic == "invalid"));
     }
+}
+
+#[test]
+fn an_instruction_that_is_cut_off_is_told_apart() {
+    // mov dword ptr [rbx+0x12345678], 0x9abcdef0
+    let code = [
+        0xc7, 0x83, 0x78, 0x56, 0x34, 0x12, 0xf0, 0xde, 0xbc, 0x9a, 0x90,
+    ];
+    for length in 0..10 {
+        assert!(!is_whole(&code[..length]), "{length}");
+    }
+    assert!(is_whole(&code[..10]) && is_whole(&code));
+    assert!(is_whole(&[0x06; 8]), "no instruction");
 }
 
 #[test]

@@ -273,6 +273,31 @@ static void signals(void)
 	ok("handlers that access registers themselves");
 }
 
+// A fault that the program blocks or ignores would end it.
+static void *unheard(void *argument)
+{
+	sigset_t all;
+
+	(void)argument;
+	sigfillset(&all);
+	CHECK(!pthread_sigmask(SIG_SETMASK, &all, NULL), "pthread_sigmask");
+	CHECK(REGISTER(u32, EDU_ID) == 0x010000ed, "identification with all signals blocked");
+	CHECK(REGISTER(u32, EDU_ID) == 0x010000ed, "identification once more");
+	return NULL;
+}
+
+static void unheard_signals(void)
+{
+	pthread_t thread;
+
+	CHECK(!pthread_create(&thread, NULL, unheard, NULL), "pthread_create");
+	CHECK(!pthread_join(thread, NULL), "pthread_join");
+	signal(SIGBUS, SIG_IGN);
+	CHECK(REGISTER(u32, EDU_ID) == 0x010000ed, "identification with SIGBUS ignored");
+	signal(SIGBUS, SIG_DFL);
+	ok("threads that block or ignore SIGBUS");
+}
+
 static sigjmp_buf back;
 static volatile u64 fault_address;
 
@@ -401,6 +426,7 @@ void mapped(void)
 	threads();
 	forks();
 	signals();
+	unheard_signals();
 	own_faults(&s);
 	unknown();
 	controller();

@@ -3,15 +3,19 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use iogate_dma::MemoryError;
 use iogate_host::FileId;
 use iogate_memory::{Process, Vma};
 use iogate_uapi::{self as uapi, Answer, Errno};
-use iogate_x86::{Inaccessible, LONGEST, Layout, Memory, Stopped, Vector, Vectors, Xsave, execute};
+use iogate_x86::{
+    Inaccessible, LONGEST, Layout, Memory, Stopped, Vector, Vectors, Xsave, execute, is_whole,
+};
 
 use super::trace::{AREA, Task};
 use crate::core::{Core, Rest};
+use crate::filter::Unmapping;
 use crate::thread::Inode;
 
 /// What became of an access.
@@ -28,19 +32,37 @@ pub(crate) enum Outcome {
     Impossible(String),
 }
 
+/// A mapping of a device that a task has.
+struct Known {
+    task: Task,
+    process: Arc<Process>,
+    vma: Vma,
+    file: FileId,
+}
+
+/// Mappings known at a time.
+const MOST_KNOWN: usize = 16;
+
 /// Executes accesses.
 pub(crate) struct Accesses {
     core: Arc<Core>,
     processes: HashMap<Task, Arc<Process>>,
+    /// The mappings that were accessed last, as long as none has changed.
+    known: Vec<Known>,
+    /// Changes of mappings that were noticed when those were looked up; `None`
+    /// if changes are not noticed.
+    changes: Option<u64>,
     layout: Layout,
     area: Box<[u8; AREA]>,
 }
 
 impl Accesses {
-    pub(crate) fn new(core: Arc<Core>) -> Self {
+    pub(crate) fn new(core: Arc<Core>, unmapping: Unmapping) -> Self {
         Self {
             core,
             processes: HashMap::new(),
+            known: Vec::new(),
+            changes: (unmapping == Unmapping::Noticed).then_some(0),
             layout: Layout::of_processor(),
             area: Box::new([0; AREA]),
         }
@@ -49,15 +71,13 @@ impl Accesses {
     /// Forgets a task that has ended or executes another program.
     pub(crate) fn forget(&mut self, task: Task) {
         self.processes.remove(&task);
+        self.known.clear();
     }
 
     /// Executes the instruction that `task` is stopped at, which faulted at
     /// `address`.
     pub(crate) fn run(&mut self, task: Task, address: u64) -> io::Result<Outcome> {
-        let Some((process, vma)) = self.mapping(task, address)? else {
-            return Ok(Outcome::Passed);
-        };
-        let Some(file) = file_of(&self.core, &vma) else {
+        let Some((process, vma, file)) = self.known(task, address)? else {
             return Ok(Outcome::Passed);
         };
         let mut user = task.registers()?;
@@ -68,7 +88,7 @@ impl Accesses {
             return Ok(Outcome::Impossible(text));
         }
         let before = user.to_registers();
-        let code = code(&process, before.rip);
+        let code = code(task, &process, before.rip);
         let mut registers = before;
         let mut bus = Bus {
             core: &self.core,
@@ -104,6 +124,44 @@ impl Accesses {
         })
     }
 
+    /// The mapping of a device that `address` lies in, its file, and the
+    /// process that has it; `None` if it lies in no such.
+    fn known(
+        &mut self,
+        task: Task,
+        address: u64,
+    ) -> io::Result<Option<(Arc<Process>, Vma, FileId)>> {
+        let changes = self.core.remapped.load(Ordering::SeqCst);
+        if self.changes != Some(changes) {
+            self.known.clear();
+            self.changes = self.changes.map(|_| changes);
+        }
+        let mut known = self.known.iter();
+        let known =
+            known.find(|known| known.task == task && known.vma.file_offset(address).is_some());
+        if let Some(known) = known {
+            return Ok(Some((Arc::clone(&known.process), known.vma, known.file)));
+        }
+        let Some((process, vma)) = self.mapping(task, address)? else {
+            return Ok(None);
+        };
+        let Some(file) = file_of(&self.core, &vma) else {
+            return Ok(None);
+        };
+        if self.changes.is_some() {
+            if self.known.len() >= MOST_KNOWN {
+                self.known.clear();
+            }
+            self.known.push(Known {
+                task,
+                process: Arc::clone(&process),
+                vma,
+                file,
+            });
+        }
+        Ok(Some((process, vma, file)))
+    }
+
     /// The mapping that `address` lies in, and the process that has it.
     fn mapping(&mut self, task: Task, address: u64) -> io::Result<Option<(Arc<Process>, Vma)>> {
         if let Some(process) = self.processes.get(&task) {
@@ -132,17 +190,26 @@ fn wanted(core: &Core, file: FileId, offset: u64) -> String {
     format!("register {at:#x} of BAR {region} of {name}")
 }
 
-/// The bytes at `rip`, as far as they can be read.
-fn code(process: &Process, rip: u64) -> Vec<u8> {
+/// The bytes at `rip`: as many as the instruction has, or as can be read.
+fn code(task: Task, process: &Process, rip: u64) -> Vec<u8> {
     const PAGE: u64 = 4096;
-    let mut code = vec![0; LONGEST];
-    if process.read(rip, &mut code).is_ok() {
-        return code;
-    }
-    let left = PAGE.saturating_sub(rip % PAGE);
-    code.truncate(usize::try_from(left).unwrap_or(LONGEST));
-    if process.read(rip, &mut code).is_err() {
-        code.clear();
+    let mut code = Vec::with_capacity(16);
+    for at in [rip, rip.wrapping_add(8)] {
+        match task.word(at) {
+            Ok(word) => code.extend_from_slice(&word),
+            // Memory may end before the word does.
+            Err(_) => {
+                let left = PAGE.saturating_sub(rip % PAGE);
+                code = vec![0; usize::try_from(left).unwrap_or(LONGEST).min(LONGEST)];
+                if process.read(rip, &mut code).is_err() {
+                    code.clear();
+                }
+                break;
+            }
+        }
+        if is_whole(&code) {
+            break;
+        }
     }
     code
 }

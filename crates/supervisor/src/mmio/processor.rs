@@ -9,15 +9,14 @@ use rustix::thread::CpuSet;
 
 use super::trace::Task;
 
-/// Accesses of one thread after which it is asked where it runs.
-const OFTEN: u32 = 16;
+/// After so many accesses a thread is asked where it runs.
+const OFTEN: u32 = 64;
 
 /// Where the tracer is.
 #[derive(Default)]
 pub(crate) struct Follower {
-    /// The thread that was served last, and how often it is until it is asked
-    /// again.
-    last: Option<(Task, u32)>,
+    /// Accesses until one is asked again.
+    left: u32,
     processor: Option<usize>,
     stats: HashMap<Task, OwnedFd>,
 }
@@ -26,13 +25,11 @@ impl Follower {
     /// Goes where `task`, which is stopped, ran last. Not each time: asking
     /// takes as long as an access.
     pub(crate) fn follow(&mut self, task: Task) {
-        match &mut self.last {
-            Some((last, left)) if *last == task && *left > 0 => {
-                *left = left.saturating_sub(1);
-                return;
-            }
-            _ => self.last = Some((task, OFTEN)),
+        if self.left > 0 {
+            self.left = self.left.saturating_sub(1);
+            return;
         }
+        self.left = OFTEN;
         let Some(processor) = self.processor_of(task) else {
             return;
         };
@@ -50,7 +47,6 @@ impl Follower {
     /// Forgets a thread that has ended.
     pub(crate) fn forget(&mut self, task: Task) {
         self.stats.remove(&task);
-        self.last = self.last.filter(|(last, _)| *last != task);
     }
 
     fn processor_of(&mut self, task: Task) -> Option<usize> {

@@ -70,6 +70,21 @@ pub(crate) fn wait() -> io::Result<(Task, Stop)> {
     }
 }
 
+/// Keeps stops of traced tasks from raising SIGCHLD in this process, where
+/// another thread would wake for each.
+pub(crate) fn silence_stops() -> io::Result<()> {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: zeroes are the default action, without a handler.
+    let done = unsafe {
+        (*action.as_mut_ptr()).sa_flags = libc::SA_NOCLDSTOP;
+        libc::sigaction(libc::SIGCHLD, action.as_ptr(), std::ptr::null_mut())
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 impl Task {
     /// Traces the task, and all that it starts from now on, without stopping
     /// it.
@@ -136,6 +151,23 @@ impl Task {
         let user = &raw const user.0;
         // SAFETY: the kernel reads a user_regs_struct.
         done(unsafe { libc::ptrace(libc::PTRACE_SETREGS, self.0, 0, user) })
+    }
+
+    /// The 8 bytes of the task's memory at `address`.
+    pub(crate) fn word(self, address: u64) -> io::Result<[u8; 8]> {
+        let mut word = [0; 8];
+        // Not by the library's function, which gives the word as its result.
+        // SAFETY: the kernel writes 8 bytes.
+        done(unsafe {
+            libc::syscall(
+                libc::SYS_ptrace,
+                libc::c_long::from(libc::PTRACE_PEEKDATA),
+                libc::c_long::from(self.0),
+                address,
+                word.as_mut_ptr(),
+            )
+        })?;
+        Ok(word)
     }
 
     /// Reads the XSAVE area; returns how long it is.

@@ -8,6 +8,7 @@ use super::access::{Accesses, Outcome};
 use super::processor::Follower;
 use super::trace::{self, Stop, Task};
 use crate::core::Core;
+use crate::filter::Unmapping;
 use crate::say::say;
 
 /// `si_code` of a SIGBUS for a page beyond the end of a file.
@@ -22,9 +23,9 @@ pub(crate) struct Tracer {
 }
 
 impl Tracer {
-    pub(crate) fn new(core: Arc<Core>) -> Self {
+    pub(crate) fn new(core: Arc<Core>, unmapping: Unmapping) -> Self {
         Self {
-            accesses: Accesses::new(core),
+            accesses: Accesses::new(core, unmapping),
             follower: Follower::default(),
         }
     }
@@ -37,7 +38,7 @@ impl Tracer {
         started: &SyncSender<io::Result<()>>,
     ) -> io::Result<()> {
         let program = i32::try_from(program).map_err(|_| io::ErrorKind::NotFound)?;
-        let seized = Task(program).seize();
+        let seized = trace::silence_stops().and_then(|()| Task(program).seize());
         let failed = seized.is_err();
         // Who hears of a failure ends the session.
         let _ = started.send(seized);
