@@ -4,10 +4,12 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use super::unwind::{Base, Unwinders};
+
 /// Bytes of a stack that are looked at.
 const DEPTH: u64 = 16 << 10;
 
-/// Return addresses that are kept.
+/// Frames of a stack.
 const MOST: usize = 64;
 
 /// An instruction in a mapped file.
@@ -27,23 +29,8 @@ pub(super) struct Module {
     pub(super) inode: u64,
 }
 
-/// What stands on a stack and follows a call instruction.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Return {
-    pub(super) place: Place,
-    /// What that instruction calls, if it says so itself.
-    pub(super) callee: Option<Place>,
-}
-
-/// A stack as it was.
-#[derive(PartialEq, Eq, Hash, Debug)]
-pub(super) struct Capture {
-    /// The instruction after the system call.
-    pub(super) at: Place,
-    /// In the order of the stack, innermost first; some may be left from
-    /// calls that have returned.
-    pub(super) returns: Vec<Return>,
-}
+/// A stack as it was: where its frames go on, innermost first.
+pub(super) type Capture = Vec<Place>;
 
 /// A mapping that can be executed.
 struct Code {
@@ -55,38 +42,140 @@ struct Code {
 
 /// The stack of a thread that waits in a system call; `None` if it does not,
 /// or may not be looked at.
-pub(super) fn of(process: u32, thread: u32) -> Option<Capture> {
+pub(super) fn of(process: u32, thread: u32, unwinders: &mut Unwinders) -> Option<Capture> {
     let call = fs::read_to_string(format!("/proc/{process}/task/{thread}/syscall")).ok()?;
-    let (stack, at) = registers(&call)?;
+    let (sp, at) = registers(&call)?;
     let maps = fs::read_to_string(format!("/proc/{process}/maps")).ok()?;
-    let (code, end) = parse(&maps, stack);
-    let at = place(&code, at)?;
+    let (code, end) = parse(&maps, sp);
     let memory = File::open(format!("/proc/{process}/mem")).ok()?;
-    let length = end.saturating_sub(stack).min(DEPTH);
+    let length = end.saturating_sub(sp).min(DEPTH);
     let mut bytes = vec![0; usize::try_from(length).ok()?];
-    let mut returns = Vec::new();
-    if memory.read_exact_at(&mut bytes, stack).is_ok() {
-        let (words, _) = bytes.as_chunks::<8>();
-        for word in words {
-            let address = u64::from_le_bytes(*word);
-            let Some(place) = place(&code, address) else {
-                continue;
-            };
-            let mut before = [0; 7];
-            let read = memory.read_exact_at(&mut before, address.saturating_sub(7));
-            let Some(callee) = read.ok().and_then(|()| call_before(address, before)) else {
-                continue;
-            };
-            returns.push(Return {
-                place,
-                callee: callee.and_then(|callee| self::place(&code, callee)),
-            });
-            if returns.len() >= MOST {
+    memory.read_exact_at(&mut bytes, sp).ok()?;
+    let walk = Walk {
+        stack: &Stack { base: sp, bytes },
+        code: &code,
+        memory: &memory,
+        unwinders,
+    };
+    walk.frames(sp, at)
+}
+
+/// The innermost part of a stack.
+struct Stack {
+    base: u64,
+    bytes: Vec<u8>,
+}
+
+impl Stack {
+    fn word(&self, address: u64) -> Option<u64> {
+        let at = usize::try_from(address.checked_sub(self.base)?).ok()?;
+        let word = self.bytes.get(at..)?.first_chunk()?;
+        Some(u64::from_le_bytes(*word))
+    }
+
+    fn holds(&self, address: u64) -> bool {
+        self.word(address).is_some()
+    }
+}
+
+/// A walk from frame to frame.
+struct Walk<'w> {
+    stack: &'w Stack,
+    code: &'w [Code],
+    memory: &'w File,
+    unwinders: &'w mut Unwinders,
+}
+
+impl Walk<'_> {
+    /// The frames from the innermost on, as far as they are certain.
+    fn frames(mut self, mut sp: u64, at: u64) -> Option<Capture> {
+        let mut frames = vec![place(self.code, at)?];
+        let mut pointer = None;
+        while frames.len() < MOST {
+            let Some((next, frame, caller)) =
+                self.caller(frames.last()?, frames.len(), sp, pointer)
+            else {
                 break;
+            };
+            frames.push(next);
+            (sp, pointer) = (frame, caller);
+        }
+        Some(frames)
+    }
+
+    /// The place that a frame returns to, the stack pointer there, and the
+    /// frame pointer, if it is known.
+    fn caller(
+        &mut self,
+        inner: &Place,
+        depth: usize,
+        sp: u64,
+        pointer: Option<u64>,
+    ) -> Option<(Place, u64, Option<u64>)> {
+        let unwinder = self.unwinders.of(&inner.module)?;
+        // A return address may be the first byte of the next function.
+        let back = u64::from(depth > 1);
+        let row = unwinder.row(unwinder.address(inner.offset)?.checked_sub(back)?)?;
+        let frame = match (&row.frame, pointer) {
+            (Base::Stack(offset), _) => sp.checked_add_signed(*offset)?,
+            (Base::Pointer(offset), Some(pointer)) => pointer.checked_add_signed(*offset)?,
+            (Base::Pointer(_), None) => self.look_for_frame(inner, row.begin, sp)?,
+        };
+        // Frames grow towards the stack's beginning.
+        if frame <= sp {
+            return None;
+        }
+        let to = self.stack.word(frame.checked_sub(8)?)?;
+        let caller = match row.pointer {
+            Some(offset) => self.stack.word(frame.checked_add_signed(offset)?),
+            None => pointer,
+        };
+        Some((place(self.code, to)?, frame, caller))
+    }
+
+    /// The frame of a function that begins at `begin` and keeps it in the
+    /// frame pointer, whose value nobody knows yet: above `sp` the first return
+    /// address of a call that leads there, with a frame pointer below it.
+    fn look_for_frame(&mut self, inner: &Place, begin: u64, sp: u64) -> Option<u64> {
+        let mut at = sp.checked_next_multiple_of(8)?;
+        while let Some(word) = self.stack.word(at) {
+            let frame = at.checked_add(8)?;
+            if self.leads(word, inner, begin) {
+                let below = at.checked_sub(8).and_then(|below| self.stack.word(below));
+                let is_pointer = below.is_some_and(|pointer| {
+                    pointer > at && pointer % 8 == 0 && self.stack.holds(pointer)
+                });
+                let outside = place(self.code, word).is_some_and(|to| to.module != inner.module);
+                if is_pointer || outside {
+                    return Some(frame);
+                }
+            }
+            at = frame;
+        }
+        None
+    }
+
+    /// Whether `to` follows a call that leads to the function of `inner`,
+    /// which begins at `begin`, or may lead anywhere.
+    fn leads(&mut self, to: u64, inner: &Place, begin: u64) -> bool {
+        let Some(to_place) = place(self.code, to) else {
+            return false;
+        };
+        let mut before = [0; 7];
+        let read = self.memory.read_exact_at(&mut before, to.saturating_sub(7));
+        let called = read.ok().and_then(|()| call_before(to, before));
+        match called {
+            None => false,
+            Some(None) => true,
+            Some(Some(_)) if to_place.module != inner.module => true,
+            Some(Some(callee)) => {
+                let callee = place(self.code, callee);
+                let unwinder = self.unwinders.of(&inner.module);
+                let address = callee.and_then(|callee| unwinder?.address(callee.offset));
+                address == Some(begin)
             }
         }
     }
-    Some(Capture { at, returns })
 }
 
 /// Stack pointer and instruction pointer. proc_pid_syscall(5).

@@ -2,12 +2,13 @@
 //!
 //! A stack is taken while its thread waits in the call: the stack pointer and
 //! the instruction are in `/proc/TID/syscall`, the stack's memory and the list
-//! of mapped files are read at that moment. What it means is found out when a
-//! report is written. `docs/report.md` tells what can be relied on.
+//! of mapped files are read and followed at that moment. Functions and lines
+//! are found out when a report is written. `docs/report.md` tells what can be relied on.
 
 mod capture;
 mod elf;
 mod symbols;
+mod unwind;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,13 +19,17 @@ use iogate_host::Actor;
 
 use capture::Capture;
 use symbols::Symbols;
+use unwind::Unwinders;
 
 /// Different stacks that are kept; of calls beyond none is.
 const MOST_STACKS: usize = 10_000;
 
 /// The stacks of a session.
 #[derive(Default)]
-pub(crate) struct Stacks(Mutex<State>);
+pub(crate) struct Stacks {
+    state: Mutex<State>,
+    unwinders: Mutex<Unwinders>,
+}
 
 #[derive(Default)]
 struct State {
@@ -37,12 +42,17 @@ struct State {
 
 impl Stacks {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the stack of a thread that waits in a call.
     pub(crate) fn take(&self, actor: Actor) -> Option<StackId> {
-        let capture = capture::of(actor.process, actor.thread)?;
+        let mut unwinders = self
+            .unwinders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let capture = capture::of(actor.process, actor.thread, &mut unwinders)?;
+        drop(unwinders);
         let mut state = self.lock();
         if let Some(known) = state.index.get(&capture) {
             return Some(*known);

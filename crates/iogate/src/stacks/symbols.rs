@@ -8,11 +8,11 @@ use std::sync::Arc;
 use addr2line::Loader;
 use iogate_checker::Frame;
 
-use super::capture::{Capture, Module, Place, Return};
+use super::capture::{Capture, Module, Place};
 use super::elf::Segments;
 
 /// Frames of one stack.
-const MOST_FRAMES: usize = 32;
+const MOST_FRAMES: usize = 64;
 
 /// The files that have been asked about.
 #[derive(Default)]
@@ -38,40 +38,15 @@ impl Program {
 }
 
 impl Symbols {
-    /// The frames of a stack, innermost first. Addresses that are left from
-    /// calls that have returned are passed over where they can be told.
+    /// The frames of a stack, innermost first.
     pub(super) fn frames(&mut self, capture: &Capture) -> Vec<Frame> {
-        let mut frames = self.describe(&capture.at, 0);
-        let mut inner = capture.at.clone();
-        let mut rest = &capture.returns[..];
-        while frames.len() < MOST_FRAMES && !is_outermost(frames.last()) {
-            let fits = rest.iter().position(|one| self.fits(one, &inner));
-            let Some((found, later)) = rest.get(fits.unwrap_or(0)..).and_then(<[_]>::split_first)
-            else {
-                break;
-            };
-            inner = found.place.clone();
-            // The call is before the address that it returns to.
-            frames.extend(self.describe(&inner, 1));
-            rest = later;
+        let mut frames = Vec::new();
+        for (depth, place) in capture.iter().enumerate() {
+            // A call is before the address that it returns to.
+            frames.extend(self.describe(place, u64::from(depth > 0)));
         }
         frames.truncate(MOST_FRAMES);
         frames
-    }
-
-    /// Whether a return address may well belong to the frame before it: its
-    /// call leads to that frame's function or, maybe by way of a linkage
-    /// table, into another file, or it is an indirect call of a function that
-    /// is known.
-    fn fits(&mut self, one: &Return, inner: &Place) -> bool {
-        let Some(callee) = &one.callee else {
-            return self.function(&one.place, 1).is_some();
-        };
-        if one.place.module != inner.module {
-            return true;
-        }
-        let callee = self.function(callee, 0);
-        callee.is_some() && callee == self.function(inner, 0)
     }
 
     fn program(&mut self, module: &Arc<Module>) -> Option<&Program> {
@@ -129,15 +104,6 @@ impl Symbols {
             }],
         }
     }
-}
-
-/// Whether a program or a thread begins there.
-fn is_outermost(frame: Option<&Frame>) -> bool {
-    let name = frame.and_then(|frame| frame.function.as_deref());
-    matches!(
-        name,
-        Some("main" | "_start" | "start_thread" | "clone3" | "__libc_start_call_main")
-    )
 }
 
 fn demangled(name: &str) -> String {
