@@ -107,7 +107,9 @@ impl Filter {
             libc::SYS_preadv2,
             libc::SYS_pwritev2,
         ] {
-            filter.call(number, &in_region(3));
+            let mut body = in_region(3);
+            body.extend(in_region_of_the_kernel(3));
+            filter.call(number, &body);
         }
         filter.call(libc::SYS_lseek, &in_region(1));
         let mut mmap = in_region(5);
@@ -196,6 +198,21 @@ fn in_region(argument: u8) -> Vec<sock_filter> {
     body
 }
 
+/// Notifies if the argument, a file offset, is where the kernel has a region:
+/// older programs (DPDK before 23) do not ask for the offset. Region 0, BAR 0,
+/// cannot be told from any file's beginning. Linux
+/// include/linux/vfio_pci_core.h, VFIO_PCI_INDEX_TO_OFFSET.
+fn in_region_of_the_kernel(argument: u8) -> [sock_filter; 4] {
+    const FIRST: u32 = 1 << 8;
+    const END: u32 = 9 << 8;
+    [
+        high(argument),
+        jump(JUMP_GREATER_EQUAL, FIRST, 0, 2),
+        jump(JUMP_GREATER_EQUAL, END, 1, 0),
+        statement(RETURN, NOTIFY),
+    ]
+}
+
 /// Notifies if the argument, the flags of an open, asks for reading and
 /// writing of a file that exists.
 fn read_write(argument: u8) -> Vec<sock_filter> {
@@ -256,11 +273,15 @@ mod tests {
         let region = REGION_BIT | 7 << 40 | 4;
         for number in [libc::SYS_pread64, libc::SYS_pwritev2] {
             assert!(noticed(Unmapping::Unseen, number, [3, 0, 4, region, 0, 0]));
-            assert!(!noticed(
-                Unmapping::Unseen,
-                number,
-                [3, 0, 4, 7 << 40, 0, 0]
-            ));
+            for (offset, is_noticed) in [
+                (7 << 40, true),
+                ((9 << 40) - 1, true),
+                (9 << 40, false),
+                ((1 << 40) - 1, false),
+            ] {
+                let arguments = [3, 0, 4, offset, 0, 0];
+                assert_eq!(noticed(Unmapping::Unseen, number, arguments), is_noticed);
+            }
             assert!(!noticed(
                 Unmapping::Unseen,
                 number,
