@@ -31,6 +31,12 @@ pub trait Pages: Send + Sync + Debug {
     /// Whether the range names a file's pages rather than a process's.
     fn is_file(&self) -> bool;
 
+    /// Whether the processor reaches the bytes: software cannot access what is
+    /// a device's own.
+    fn is_memory(&self) -> bool {
+        true
+    }
+
     /// Some of the memory is gone for good although it is pinned: a mapping
     /// that is made from now on is of what is there now.
     fn outdate(&self) {}

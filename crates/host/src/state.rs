@@ -8,7 +8,7 @@ use iogate_dma::{Span, Translate};
 
 use crate::cdev::Binding;
 use crate::container::Container;
-use crate::iommufd::{CompatDevice, Context, Extension};
+use crate::iommufd::{Buffer, CompatDevice, Context, Extension};
 use crate::kvm::Machines;
 use crate::ledger::{Charge, Ledger, Payer};
 use crate::private::{Piece, PrivateMemory};
@@ -44,6 +44,8 @@ pub enum FileKind {
     Iommufd,
     /// An access of software to an IOAS.
     Access,
+    /// A buffer of a device's own memory.
+    Buffer,
 }
 
 /// How a device file came to be.
@@ -77,6 +79,7 @@ pub(crate) struct State {
     pub(crate) compat_devices: BTreeMap<usize, CompatDevice>,
     /// Files of accesses: the iommufd and the number there.
     pub(crate) accesses: BTreeMap<FileId, (FileId, u32)>,
+    pub(crate) buffers: BTreeMap<FileId, Buffer>,
     /// Virtual machines that were told of files.
     pub(crate) machines: Machines,
     pub(crate) private: PrivateMemory,
@@ -130,6 +133,7 @@ impl Host {
                 bindings: BTreeMap::new(),
                 compat_devices: BTreeMap::new(),
                 accesses: BTreeMap::new(),
+                buffers: BTreeMap::new(),
                 machines: Machines::default(),
                 private: PrivateMemory::default(),
                 spaces: BTreeMap::new(),
@@ -283,6 +287,9 @@ impl Host {
             }
             (FileKind::Device(_), Path::Cdev) => self.close_cdev(&mut state, file, &mut retired),
             (FileKind::Iommufd, _) => self.close_iommufd(&mut state, file, &mut retired),
+            (FileKind::Buffer, _) => {
+                state.buffers.remove(&file);
+            }
             (FileKind::Access, _) => self.close_access(&mut state, file, &mut retired),
         }
         self.kvm_forget(&mut state, file);

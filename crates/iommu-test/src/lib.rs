@@ -11,10 +11,10 @@
 //! | `access` | accesses: 5-8, 11 |
 //! | `dirty` | pages that a device wrote: 13 |
 //! | `pasid` | page tables by PASID: 18-21 |
+//! | `buffer` | buffers of a device's memory, which none stands behind: 22, 23 |
 //!
 //! 1 reserves a range, 9 sets a limit that has no meaning here. The others
-//! (nested page tables, faults, virtual IOMMUs, DMA buffers) are
-//! EOPNOTSUPP.
+//! (nested page tables, faults, virtual IOMMUs) are EOPNOTSUPP.
 #![forbid(unsafe_code)]
 #![warn(
     clippy::arithmetic_side_effects,
@@ -36,6 +36,7 @@
 
 mod access;
 mod argument;
+mod buffer;
 mod check;
 mod dirty;
 mod mock;
@@ -106,6 +107,8 @@ impl Extension for TestInterface {
             19 => pasid::attach(&call, PasidChange::Replace),
             20 => pasid::detach(&call),
             21 => pasid::check(&call),
+            22 => buffer::create(&call),
+            23 => buffer::revoke(&call),
             _ => Err(UNSUPPORTED.into()),
         }
     }

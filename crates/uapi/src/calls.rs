@@ -86,7 +86,7 @@ pub(crate) fn name(kind: FileKind, command: u32) -> Option<&'static str> {
         FileKind::Device(_) => On::Device,
         FileKind::Iommufd if number < 0x80 => On::Container,
         FileKind::Iommufd => On::Iommufd,
-        FileKind::Access => return None,
+        FileKind::Access | FileKind::Buffer => return None,
     };
     let mut calls = CALLS.iter();
     calls.find_map(|(kind, known, name)| (*kind == on && *known == number).then_some(*name))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use iogate_dma::{Iova, Rights, Span};
 use iogate_host::iommufd::{AccessMode, DirtyRange, Features, Nodeless, PasidChange, Unit};
 use iogate_host::{ErrorKind, FileId, Iommu, Memlock, MemlockMode, Retired};
-use iogate_uapi::{Client, Errno};
+use iogate_uapi::{Client, Errno, Named};
 use iommufd_world::*;
 
 fn span(first: u64, length: u64) -> Span {
@@ -404,4 +404,36 @@ fn another_process_pays_for_files_and_not_for_addresses() {
         world.call(file, 0x92, &mut pack!(8_u32, 1_u32)),
         Err(Errno::EOPNOTSUPP)
     );
+}
+
+/// drivers/iommu/iommufd/pages.c, iopt_alloc_dmabuf_pages, iopt_revoke_notify;
+/// device.c, iommufd_access_rw.
+#[test]
+fn a_buffer_that_its_device_took_back_is_not_mapped_and_software_reads_none() {
+    let world = World::new();
+    let file = world.iommufd();
+    let ioas = world.ioas(file);
+    let buffer = world.host.buffer_create(4 * PAGE).unwrap();
+    let fd = world.named(Named::Ours(buffer));
+    let map = |start, length, iova| world.map_file(file, ioas, fd, (start, length), iova);
+    assert_eq!(map(0, 0, 0x1_0000), Err(Errno::EINVAL));
+    assert_eq!(map(PAGE, 4 * PAGE, 0x1_0000), Err(Errno::EINVAL));
+    assert_eq!(map(0, 4 * PAGE, 0x1_0000), Ok(0x1_0000));
+    world.host.buffer_revoke(buffer, true).unwrap();
+    assert_eq!(map(0, PAGE, 0x9_0000), Err(Errno::ENODEV));
+    let (device, _) = world.bound(ALONE, file);
+    assert!(world.attach(device, ioas).is_ok());
+    assert_eq!(world.dma_read(ALONE, 0x1_0000), None);
+    world.host.buffer_revoke(buffer, false).unwrap();
+    assert_eq!(map(0, PAGE, 0x9_0000), Ok(0x9_0000));
+    let access = world
+        .host
+        .access_create(file.file, ioas, AccessMode::Copies)
+        .unwrap();
+    let read = world.host.access_read(access, Iova(0x1_0000), &mut [0]);
+    assert_eq!(kind(read), Some(ErrorKind::Invalid));
+    let change = world.call(file, 0x92, &mut pack!(8_u32, 0_u32));
+    assert_eq!(change, Err(Errno::EINVAL));
+    let other = world.host.buffer_revoke(file.file, true);
+    assert_eq!(kind(other), Some(ErrorKind::Invalid));
 }

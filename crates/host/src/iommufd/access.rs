@@ -305,6 +305,10 @@ impl Context {
                 );
                 return Err((error, pages));
             }
+            if !part.pages.is_memory() {
+                let error = Error::invalid("software cannot access a device's own memory");
+                return Err((error, pages));
+            }
             match part.pages.pin(part.offset, part.length, rights) {
                 Ok(pinned) => pages.push(pinned),
                 Err(error) => return Err((pin_error(error, part.pages.is_file()), pages)),

@@ -6,7 +6,7 @@
 //! | IOMMU_DESTROY | IOAS and page tables; a bound device is busy |
 //! | IOMMU_IOAS_ALLOC, IOAS_IOVA_RANGES, IOAS_ALLOW_IOVAS | whole |
 //! | IOMMU_IOAS_MAP, IOAS_UNMAP, IOAS_COPY | whole |
-//! | IOMMU_IOAS_MAP_FILE | memory files that can be shared |
+//! | IOMMU_IOAS_MAP_FILE | memory files that can be shared; of DMA buffers those of an [`Extension`] |
 //! | IOMMU_IOAS_CHANGE_PROCESS | whole |
 //! | IOMMU_OPTION | RLIMIT_MODE, HUGE_PAGES |
 //! | IOMMU_GET_HW_INFO | whole; units of the machine have no data of their own, dirty tracking, PASID or ATS |
@@ -24,6 +24,7 @@
 //! (Linux `iommufd_device_bind`: EINVAL, EPERM).
 
 mod access;
+mod buffer;
 mod compat;
 mod device;
 mod dirty;
@@ -50,6 +51,7 @@ use crate::state::State;
 use crate::{Caller, Error, ErrorKind, FileId, Host, Pinned, Retired};
 
 pub use access::{AccessMode, AccessPages};
+pub(crate) use buffer::Buffer;
 pub(crate) use compat::CompatDevice;
 pub use compat::{CompatInfo, CompatMap};
 pub use device::{Attached, HwInfo};

@@ -153,6 +153,10 @@ impl Pages for SharedPages {
         self.pages.is_file()
     }
 
+    fn is_memory(&self) -> bool {
+        self.pages.is_memory()
+    }
+
     fn address_space(&self) -> u64 {
         self.pages.address_space()
     }

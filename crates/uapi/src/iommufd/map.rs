@@ -4,14 +4,14 @@
 
 use iogate_dma::{Iova, Rights, Span};
 use iogate_host::iommufd::{Copied, Mapped, Place};
-use iogate_host::{FileId, Host, Via};
+use iogate_host::{FileId, FileKind, Host, Via};
 use tracing::Level;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::argument::{Argument, Call, answer};
 use super::refuse;
 use crate::trace::Told;
-use crate::{Answer, Client, Errno};
+use crate::{Answer, Client, Errno, Named};
 
 const FIXED_IOVA: u32 = 1;
 const WRITEABLE: u32 = 2;
@@ -174,11 +174,17 @@ pub(super) fn map_file(
         let body = call.body;
         let rights = check(body.flags, 0, &[body.iova, body.length])?;
         host.ioas_check(file, body.ioas_id)?;
-        client.named(body.fd)?;
+        let named = client.named(body.fd)?;
         check_memory(body.start, body.length)?;
+        let pages = match named {
+            Named::Ours(buffer) if host.kind(buffer) == Some(FileKind::Buffer) => {
+                host.buffer_pages(buffer, body.start, body.length)?
+            }
+            _ => client.file_pages(body.fd, body.start, body.length)?,
+        };
         let mapped = Mapped {
             ioas: body.ioas_id,
-            pages: client.file_pages(body.fd, body.start, body.length)?,
+            pages,
             length: body.length,
             place: place(body.flags, body.iova),
             rights,

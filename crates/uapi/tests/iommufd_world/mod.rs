@@ -345,6 +345,11 @@ impl World {
         *next
     }
 
+    /// A descriptor that names `named`.
+    pub fn named(&self, named: Named) -> i32 {
+        self.descriptor(named)
+    }
+
     /// A descriptor of something that is none of ours.
     pub fn other(&self) -> i32 {
         self.descriptor(Named::Other)
