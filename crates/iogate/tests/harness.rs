@@ -241,6 +241,21 @@ fn the_guide_s_debugger_debugs() {
 }
 
 #[test]
+fn the_workflow_s_run_is_a_run() {
+    let workflow = common::root().join(".github/workflows/example.yml");
+    let text = fs::read_to_string(workflow).unwrap();
+    let (_, line) = text.split_once("target/release/iogate run ").unwrap();
+    let words: Vec<_> = line.lines().next().unwrap().split(' ').collect();
+    let report = common::scratch("report.sarif");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_iogate"));
+    command.arg("run").args(words);
+    command.current_dir(report.parent().unwrap());
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && report.exists(), "{errors}");
+}
+
+#[test]
 fn the_guide_s_runner_runs_cargo_test_in_a_session() {
     let folder = common::scratch("runner");
     fs::create_dir_all(folder.join(".cargo")).unwrap();
