@@ -4,7 +4,7 @@
 
 use std::sync::atomic::Ordering;
 
-use iogate_pci::{ConfigEffect, Endpoint, config};
+use iogate_pci::{After, ConfigEffect, Endpoint, config};
 
 use crate::slot::{DeviceState, Slot};
 use crate::{Host, Retired};
@@ -139,7 +139,7 @@ impl VirtualMsi {
 
 impl Host {
     pub(crate) fn read_config(&self, slot: &Slot, offset: u64, into: &mut [u8]) {
-        slot.endpoint().read_config(offset, into);
+        slot.device.function.read_config(offset, into);
         if let Some((at, length)) = slot.capabilities.msi {
             let state = slot.lock();
             let shown = state.msi.bytes.get(2..length).unwrap_or_default();
@@ -198,7 +198,10 @@ impl Host {
             // is asserted is signalled once. `vfio_basic_config_write`.
             self.config.delivery.unmask(slot.device.source);
         }
-        let effect = slot.endpoint().write_config(at, from);
+        let (effect, after) = slot.device.function.write_config(at, from);
+        if after == After::Work {
+            retired.work = Some(slot.device.index);
+        }
         slot.settle_power(state);
         if effect == ConfigEffect::FunctionReset {
             self.reset_function(slot, state, retired);

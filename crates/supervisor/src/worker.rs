@@ -18,9 +18,17 @@ struct Flags {
     stop: AtomicBool,
 }
 
+#[derive(Clone)]
 struct Worker {
     flags: Arc<Flags>,
     thread: Thread,
+}
+
+impl Worker {
+    fn kick(&self) {
+        self.flags.kicked.store(true, Ordering::SeqCst);
+        self.thread.unpark();
+    }
 }
 
 /// The workers of all devices, by the devices' indices.
@@ -43,13 +51,17 @@ impl Workers {
                 Arc::clone(faults),
             );
             let (alarm, theirs) = (alarm.clone(), Arc::clone(&flags));
+            let function = Arc::clone(&device.function);
             let thread = std::thread::Builder::new()
                 .name(format!("work {}", device.source))
                 .spawn(move || alarm.guard(|| work(&device, port, &theirs)))?;
-            Ok(Worker {
+            let worker = Worker {
                 flags,
                 thread: thread.thread().clone(),
-            })
+            };
+            let woken = worker.clone();
+            function.attend(Arc::new(move || woken.kick()));
+            Ok(worker)
         };
         Ok(Self(devices.iter().map(start).collect::<io::Result<_>>()?))
     }
@@ -57,8 +69,7 @@ impl Workers {
     /// Says that a device has something to do.
     pub(crate) fn kick(&self, device: Option<usize>) {
         if let Some(worker) = device.and_then(|index| self.0.get(index)) {
-            worker.flags.kicked.store(true, Ordering::SeqCst);
-            worker.thread.unpark();
+            worker.kick();
         }
     }
 }
