@@ -1,7 +1,15 @@
-//! The floor: a seccomp notification that is answered at once.
+//! The floors: a seccomp notification that is answered at once, and one whose
+//! receiver makes just the system calls that an answer cannot do without.
 
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
+
+/// Where 32 bytes of the caller's memory are.
+static STACK: AtomicU64 = AtomicU64::new(0);
 
 const CALLS: u32 = 20_000;
 
@@ -11,8 +19,22 @@ const SECCOMP_IOCTL_NOTIF_SEND: libc::c_ulong = 0xc018_2101;
 const SECCOMP_IOCTL_NOTIF_SET_FLAGS: libc::c_ulong = 0x4008_2104;
 const SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP: libc::c_ulong = 1;
 
+/// What the receiver does before it answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answering {
+    /// Nothing.
+    AtOnce,
+    /// It looks which file the descriptor names.
+    Identity,
+    /// The same, and by turns what MAP_DMA and UNMAP_DMA need of the client's
+    /// memory: the argument read, the mapping found, the answer written.
+    Memory,
+}
+
 /// Nanoseconds of one call that is noticed and answered.
-pub(crate) fn round_trip() -> f64 {
+pub(crate) fn round_trip(answering: Answering) -> f64 {
+    let spare = [0_u8; 64];
+    STACK.store(spare.as_ptr().expose_provenance() as u64, Ordering::Relaxed);
     let mut pair = [0; 2];
     // SAFETY: the array has room for two descriptors.
     let made = unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM, 0, pair.as_mut_ptr()) };
@@ -25,7 +47,7 @@ pub(crate) fn round_trip() -> f64 {
         caller(pair[1]);
     }
     let listener = listener_of(child, pair[0]);
-    answer(listener);
+    answer(listener, child, answering);
     let mut status = 0;
     let mut figure = [0; 8];
     // SAFETY: plain reads into memory of the right size; the descriptors are
@@ -116,18 +138,86 @@ fn listener_of(child: i32, socket: i32) -> i32 {
     }
 }
 
-fn answer(listener: i32) {
-    for _ in 0..CALLS {
+fn answer(listener: i32, child: i32, answering: Answering) {
+    let receiver = Receiver::new(child);
+    for n in 0..CALLS {
         // SAFETY: both structures are plain data of the kernel's layout.
         unsafe {
             let mut call: libc::seccomp_notif = std::mem::zeroed();
             if libc::ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &mut call) != 0 {
                 return;
             }
+            if answering != Answering::AtOnce {
+                receiver.identify();
+            }
+            if answering == Answering::Memory {
+                receiver.use_memory(n % 2 == 1);
+            }
             let mut answer: libc::seccomp_notif_resp = std::mem::zeroed();
             answer.id = call.id;
             answer.val = 1;
             libc::ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &mut answer);
         }
+    }
+}
+
+/// What a receiver holds of the caller.
+struct Receiver {
+    process: i32,
+    memory: File,
+    mappings: File,
+    /// An argument in the caller's memory, which is a copy of ours.
+    argument: [u8; 32],
+}
+
+impl Receiver {
+    fn new(child: i32) -> Self {
+        let open = |name: &str, write: bool| {
+            let path = format!("/proc/{child}/{name}");
+            let opened = OpenOptions::new().read(true).write(write).open(path);
+            opened.expect("the child's memory")
+        };
+        Self {
+            // SAFETY: plain numbers.
+            process: unsafe { libc::syscall(libc::SYS_pidfd_open, child, 0) as i32 },
+            memory: open("mem", true),
+            mappings: open("maps", false),
+            argument: [0; 32],
+        }
+    }
+
+    /// Which file descriptor 0 of the caller names.
+    fn identify(&self) {
+        // SAFETY: the descriptor is ours, and `found` has the kernel's layout.
+        unsafe {
+            let fd = libc::syscall(libc::SYS_pidfd_getfd, self.process, 0, 0) as i32;
+            let mut found: libc::stat = std::mem::zeroed();
+            libc::fstat(fd, &mut found);
+            libc::close(fd);
+        }
+    }
+
+    fn use_memory(&self, writes: bool) {
+        // A stack address of ours before the fork is one of the caller's too.
+        let at = STACK.load(Ordering::Relaxed);
+        let mut argument = self.argument;
+        let _ = self.memory.read_at(&mut argument, at);
+        // struct procmap_query of include/uapi/linux/fs.h, 104 bytes.
+        let mut query = [0_u64; 13];
+        query[0] = 104;
+        query[2] = at;
+        const PROCMAP_QUERY: libc::c_ulong = 0xc068_6611;
+        // SAFETY: the structure says its own size.
+        unsafe { libc::ioctl(self.mappings.as_raw_fd(), PROCMAP_QUERY, query.as_mut_ptr()) };
+        if writes {
+            let _ = self.memory.write_at(&argument[..24], at);
+        }
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        // SAFETY: the descriptor is ours and not used again.
+        unsafe { libc::close(self.process) };
     }
 }

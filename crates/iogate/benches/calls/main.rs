@@ -8,6 +8,8 @@ mod client;
 
 use std::process::{Command, Stdio};
 
+use bare::Answering;
+
 /// Rounds of each measurement; the best one counts, the others waited for
 /// something else.
 const ROUNDS: usize = 7;
@@ -19,7 +21,9 @@ fn main() {
     }
     let mut best = Figures::default();
     for _ in 0..ROUNDS {
-        best.keep("bare notification", bare::round_trip());
+        best.keep("bare notification", bare::round_trip(Answering::AtOnce));
+        best.keep("floor of one call", bare::round_trip(Answering::Identity));
+        best.keep("floor of a pair", 2.0 * bare::round_trip(Answering::Memory));
         for (name, nanoseconds) in run(1, "calls") {
             best.keep(&name, nanoseconds);
         }
@@ -36,6 +40,13 @@ fn main() {
             "{name}: {figure:.0} ns, {:.2} x bare (aim: at most {most})",
             figure / bare
         );
+    }
+
+    // A receiver in a few lines of the same system calls, without an object
+    // model: what no supervisor on this machine can go below.
+    for name in ["floor of one call", "floor of a pair"] {
+        let figure = best.get(name);
+        println!("{name}: {figure:.0} ns, {:.2} x bare", figure / bare);
     }
 
     let mut rates = Rates::default();
