@@ -4,6 +4,7 @@
 mod apt;
 mod cases;
 mod guest;
+mod huge_pages;
 mod options;
 mod place;
 mod process;

@@ -196,6 +196,13 @@ impl Started<'_> {
         self.child.id().cast_signed()
     }
 
+    /// Whether it has still to end and its limit has not passed.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.since.elapsed() < self.limit
+            && !interrupted()
+            && matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Presses Ctrl-C on its terminal.
     pub(crate) fn press_interrupt(&mut self) -> Result<(), Stop> {
         match &mut self.terminal {
@@ -305,6 +312,18 @@ fn open_terminal() -> std::io::Result<(File, OwnedFd)> {
 fn signal_group(group: libc::pid_t, signal: libc::c_int) {
     // SAFETY: no pointer is passed.
     unsafe { libc::kill(-group, signal) };
+}
+
+/// The first processor that this process may run on.
+pub(crate) fn processor() -> usize {
+    // SAFETY: an all-zero set is a valid value, which lives through the calls.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set);
+        (0..libc::CPU_SETSIZE.cast_unsigned() as usize)
+            .find(|&cpu| libc::CPU_ISSET(cpu, &set))
+            .unwrap_or(0)
+    }
 }
 
 /// Sends a signal to one process.

@@ -1,11 +1,13 @@
 //! What cases need before they can run, made once per run at the first need: the command itself,
 //! the clients, the guests' kit, each person's place.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 
+use crate::apt::{Set, Tree};
 use crate::guest::Kit;
 use crate::place::{Person, Place};
 use crate::process::Job;
@@ -32,6 +34,7 @@ pub(crate) struct Bench {
     c_clients: [Once<PathBuf>; 2],
     rust_client: Once<PathBuf>,
     kit: Once<Kit>,
+    sets: RefCell<HashMap<&'static str, Result<Tree, Stop>>>,
     places: [Once<Rc<Place>>; 2],
 }
 
@@ -45,6 +48,7 @@ impl Bench {
             c_clients: Default::default(),
             rust_client: OnceCell::new(),
             kit: OnceCell::new(),
+            sets: RefCell::default(),
             places: Default::default(),
         }
     }
@@ -148,6 +152,20 @@ impl Bench {
         self.once(&self.kit, "provide QEMU and a kernel", |log| {
             Kit::provide(&self.site.xtask, log)
         })
+    }
+
+    /// The packages of a set, copied to where the person can run them.
+    pub(crate) fn packages(&self, set: &Set, place: &Place) -> Result<Tree, Stop> {
+        let known = self.sets.borrow().get(set.name()).cloned();
+        let tree = known.unwrap_or_else(|| {
+            let slot = OnceCell::new();
+            let name = format!("provide packages {}", set.name());
+            let tree = self.once(&slot, &name, |log| set.provide(&self.site.xtask, log));
+            self.sets.borrow_mut().insert(set.name(), tree.clone());
+            tree
+        })?;
+        let directory = place.tree(&tree.directory)?;
+        Ok(Tree { directory })
     }
 
     /// A person's place, in which `iogate run` is known to work.

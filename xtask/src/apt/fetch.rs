@@ -47,6 +47,10 @@ impl<'a> Apt<'a> {
             self.directory.join("sources/mirror.sources"),
             &self.mirror.source,
         )?;
+        let preferred = match self.mirror.preferred {
+            Some(suite) => format!("APT::Default-Release \"{suite}\";\n"),
+            None => String::new(),
+        };
         fs::write(
             self.directory.join("apt.conf"),
             // The hooks that are cleared would act on the machine's own package state.
@@ -58,7 +62,7 @@ impl<'a> Apt<'a> {
                  Dir::State \"{at}/state\";\nDir::State::status \"{at}/state/status\";\n\
                  Dir::Cache \"{at}/cache\";\nDir::Log \"{at}/log\";\n\
                  Dir::Etc::sourcelist \"/dev/null\";\nDir::Etc::sourceparts \"{at}/sources\";\n\
-                 Dir::Etc::preferences \"/dev/null\";\nDir::Etc::preferencesparts \"/dev/null\";\n"
+                 Dir::Etc::preferences \"/dev/null\";\nDir::Etc::preferencesparts \"/dev/null\";\n{preferred}"
             ),
         )
     }

@@ -6,6 +6,16 @@ use crate::verdict::Stop;
 
 /// The Debian release whose QEMU is new enough.
 const DEBIAN_SUITE: &str = "trixie";
+/// What it has of later releases.
+const DEBIAN_BACKPORTS: &str = "trixie-backports";
+
+/// Which packages of the distribution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Release {
+    Stable,
+    /// The newest that are built for the stable release; elsewhere than on Debian the same as stable.
+    Backports,
+}
 
 /// One entry of the machine's package sources.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,17 +34,19 @@ pub(crate) struct Mirror {
     pub(crate) source: String,
     /// For messages: the distribution's name and the suite.
     pub(crate) name: String,
+    /// The suite whose packages are preferred, if it is not for apt to say.
+    pub(crate) preferred: Option<&'static str>,
 }
 
 impl Mirror {
     /// Reads the machine's package sources.
-    pub(crate) fn of_this_machine() -> Result<Self, Stop> {
+    pub(crate) fn of_this_machine(release: Release) -> Result<Self, Stop> {
         let remedy = "run on Debian 12 or later, or Ubuntu 25.10 or later";
         if !program_exists("apt-get") || !program_exists("dpkg-deb") {
             return Err(Stop::not_run("this machine has no apt", remedy));
         }
-        let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-        Self::choose(&release, &entries_of(Path::new("/etc/apt"))).ok_or_else(|| {
+        let system = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+        Self::choose(&system, &entries_of(Path::new("/etc/apt")), release).ok_or_else(|| {
             Stop::not_run(
                 "no package mirror is set up in /etc/apt/sources.list or sources.list.d",
                 "add the distribution's mirror there",
@@ -42,9 +54,9 @@ impl Mirror {
         })
     }
 
-    fn choose(release: &str, entries: &[Entry]) -> Option<Self> {
+    fn choose(system: &str, entries: &[Entry], release: Release) -> Option<Self> {
         let field = |name: &str| {
-            release
+            system
                 .lines()
                 .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
                 .map(|value| value.trim_matches('"').to_owned())
@@ -68,8 +80,13 @@ impl Mirror {
                     .iter()
                     .any(|suite| suite == own || (debian && rolling.contains(&suite.as_str())))
         })?;
+        let preferred = (debian && release == Release::Backports).then_some(DEBIAN_BACKPORTS);
         let (suites, components) = if debian {
-            (DEBIAN_SUITE.to_owned(), "main".to_owned())
+            let suites = match preferred {
+                Some(backports) => format!("{DEBIAN_SUITE} {backports}"),
+                None => DEBIAN_SUITE.to_owned(),
+            };
+            (suites, "main".to_owned())
         } else {
             let updates = format!("{own}-updates");
             let wanted: Vec<&str> = entry
@@ -90,6 +107,7 @@ impl Mirror {
         Some(Self {
             source,
             name: format!("{} {suites}", field("ID")),
+            preferred,
         })
     }
 }
@@ -201,12 +219,16 @@ mod tests {
              Components: main\n\nTypes: deb\nURIs: http://mirror.invalid/debian\nSuites: bookworm bookworm-updates\n\
              Components: main contrib\nSigned-By: /keys/debian.gpg\n",
         );
-        let mirror = Mirror::choose(BOOKWORM, &entries).unwrap();
+        let mirror = Mirror::choose(BOOKWORM, &entries, Release::Stable).unwrap();
         assert_eq!(
             mirror.source,
             "Types: deb\nURIs: http://mirror.invalid/debian\nSuites: trixie\nComponents: main\n\
              Architectures: amd64\nSigned-By: /keys/debian.gpg\n"
         );
+        assert_eq!(mirror.preferred, None);
+        let mirror = Mirror::choose(BOOKWORM, &entries, Release::Backports).unwrap();
+        assert!(mirror.source.contains("Suites: trixie trixie-backports\n"));
+        assert_eq!(mirror.preferred, Some("trixie-backports"));
     }
 
     #[test]
@@ -215,7 +237,13 @@ mod tests {
             "deb-src http://mirror.invalid/u plucky main\n\
              deb [arch=amd64 signed-by=/k.gpg] http://mirror.invalid/u plucky main universe # comment\n",
         );
-        let mirror = Mirror::choose("ID=ubuntu\nVERSION_CODENAME=plucky\n", &entries).unwrap();
+        let mirror = Mirror::choose(
+            "ID=ubuntu\nVERSION_CODENAME=plucky\n",
+            &entries,
+            Release::Backports,
+        )
+        .unwrap();
+        assert_eq!(mirror.preferred, None);
         assert!(
             mirror
                 .source
@@ -239,6 +267,6 @@ mod tests {
              Types: deb\nURIs: http://mirror.invalid/e\nSuites: nodistro\nComponents: main\n",
         );
         assert_eq!(entries.len(), 1);
-        assert_eq!(Mirror::choose(BOOKWORM, &entries), None);
+        assert_eq!(Mirror::choose(BOOKWORM, &entries, Release::Stable), None);
     }
 }

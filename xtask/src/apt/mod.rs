@@ -3,6 +3,8 @@
 
 mod fetch;
 mod mirror;
+mod set;
 
 pub(crate) use fetch::Apt;
-pub(crate) use mirror::Mirror;
+pub(crate) use mirror::{Mirror, Release};
+pub(crate) use set::{DPDK, Set, Tree};

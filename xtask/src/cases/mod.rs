@@ -2,6 +2,7 @@
 
 mod clients;
 mod command;
+mod dpdk;
 mod guests;
 mod unit;
 
@@ -75,6 +76,7 @@ pub(crate) fn all() -> Vec<Case> {
     let mut cases = unit::cases();
     cases.extend(clients::cases());
     cases.extend(command::cases());
+    cases.extend(dpdk::cases());
     cases.extend(guests::cases());
     cases
 }

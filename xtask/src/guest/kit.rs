@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::initramfs::Initramfs;
 use super::module;
-use crate::apt::{Apt, Mirror};
+use crate::apt::{Apt, Mirror, Release};
 use crate::process::Job;
 use crate::verdict::{About as _, Stop};
 
@@ -34,7 +34,7 @@ pub(crate) struct Kit {
 impl Kit {
     /// Makes the kit, or finds it made.
     pub(crate) fn provide(xtask: &Path, log: &Path) -> Result<Self, Stop> {
-        let mirror = Mirror::of_this_machine()?;
+        let mirror = Mirror::of_this_machine(Release::Stable)?;
         let kit = Self {
             directory: xtask.join("kit"),
         };
