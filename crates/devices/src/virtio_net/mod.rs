@@ -18,9 +18,10 @@
 //!
 //! Packets are moved in batches of up to 256, or until 1 MiB is moved: indices
 //! and descriptors are read in bulk, and used entries are written in bulk with
-//! one index. While it works the device asks for no notifications, and in a
-//! loopback for none of receive buffers at all: a packet that finds none is
-//! dropped, as on a wire. From a stream packets wait for buffers.
+//! one index. While it works the device asks for no notifications, nor for a
+//! moment after the last packet where the driver is quick to bring the next;
+//! in a loopback for none of receive buffers at all: a packet that finds none
+//! is dropped, as on a wire. From a stream packets wait for buffers.
 //!
 //! A queue that makes no sense, or whose structures are refused, sets
 //! DEVICE_NEEDS_RESET; a packet whose memory is refused is dropped. A reset by
@@ -30,6 +31,7 @@ mod backend;
 mod ring;
 mod spec;
 mod state;
+mod watch;
 mod window;
 mod worker;
 

@@ -9,6 +9,7 @@ use iogate_dma::{Iova, Width};
 use iogate_pci::{Bus, BusError};
 
 use super::spec::ring::{DESCRIPTOR, Descriptor, available, used};
+use super::watch::Watch;
 
 /// Entries of a queue at most.
 pub(super) const MAX_SIZE: u16 = 1024;
@@ -119,6 +120,7 @@ pub(super) struct Ring {
     /// Blocks of the descriptor table, of which `loaded` says which are there.
     table: Vec<u8>,
     loaded: u32,
+    watch: Watch,
 }
 
 impl Ring {
@@ -135,6 +137,7 @@ impl Ring {
             silent: false,
             table: Vec::new(),
             loaded: 0,
+            watch: Watch::default(),
         }
     }
 
@@ -371,6 +374,23 @@ impl Ring {
             self.silent = false;
         }
         Ok(self.waiting(bus)? != 0)
+    }
+
+    /// As [`listen`](Self::listen), but looks for the next chain before it
+    /// asks for notifications.
+    pub(super) fn watch(&mut self, bus: &mut Bus<'_>) -> Result<bool, Stop> {
+        let looks = self.watch.looks();
+        for _ in 0..looks {
+            if self.waiting(bus)? != 0 {
+                self.watch.found();
+                return Ok(true);
+            }
+            std::hint::spin_loop();
+        }
+        if looks != 0 {
+            self.watch.missed();
+        }
+        self.listen(bus)
     }
 
     fn set_flags(&self, bus: &mut Bus<'_>, flags: u64) -> Result<(), Stop> {

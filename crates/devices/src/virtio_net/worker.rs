@@ -266,7 +266,7 @@ impl Pair<'_, '_> {
             let queue = self.pair.saturating_mul(2).saturating_add(1);
             self.quantum.interrupt(Cause::Queue(queue));
         }
-        self.transmit.listen(&mut self.quantum.bus)
+        self.transmit.watch(&mut self.quantum.bus)
     }
 
     /// Whether packets of this pair come back to it: the driver uses it.
