@@ -15,6 +15,7 @@ use crate::client_process::ClientProcess;
 use crate::core::{Core, errno};
 use crate::eventfd::Eventfd;
 use crate::listener::{Call, Listener, OnExec};
+use crate::numbers::{Changes, is_reserved};
 use crate::pages::{FilePages, ProcessPages};
 use crate::shared::is_in_memory;
 use crate::thread::{Inode, Status, Thread, Threads, see};
@@ -28,6 +29,7 @@ pub(crate) struct Calling<'a> {
     core: &'a Arc<Core>,
     listener: &'a Listener,
     threads: &'a RefCell<Threads>,
+    changes: &'a RefCell<Changes>,
     call: &'a Call,
     thread: RefCell<Rc<Thread>>,
 }
@@ -39,6 +41,7 @@ impl<'a> Calling<'a> {
         core: &'a Arc<Core>,
         listener: &'a Listener,
         threads: &'a RefCell<Threads>,
+        changes: &'a RefCell<Changes>,
         call: &'a Call,
     ) -> Result<Self, Errno> {
         let is_waiting = || listener.is_waiting(call.id);
@@ -48,6 +51,7 @@ impl<'a> Calling<'a> {
             core,
             listener,
             threads,
+            changes,
             call,
             thread: RefCell::new(thread),
         })
@@ -115,6 +119,41 @@ impl<'a> Calling<'a> {
     /// The file that descriptor `fd` names, `None` if it is none of ours. A
     /// node that was opened unseen becomes a file now.
     pub(crate) fn file(&self, fd: i32) -> Result<Option<FileId>, Errno> {
+        if !is_reserved(fd) {
+            return self.identify(fd);
+        }
+        if let Some(file) = self.thread().known(fd) {
+            if self.thread().is_itself() {
+                return Ok(Some(file));
+            }
+            self.renew();
+        }
+        // Asked first: a change that is noticed later happens later.
+        let spared = self.spares(fd);
+        let file = self.identify(fd)?;
+        if let Some(file) = file
+            && spared
+            && self.thread().is_itself()
+            && self.listener.is_waiting(self.call.id)
+        {
+            self.thread().remember(fd, file);
+        }
+        Ok(file)
+    }
+
+    /// Whether no change of the reserved number `fd` is under way.
+    fn spares(&self, fd: i32) -> bool {
+        self.changes.borrow_mut().spare(fd, self.call.thread)
+    }
+
+    /// A number for a new descriptor, at which it will be known. `None` if there
+    /// is none for sure: then any will do.
+    pub(crate) fn free_number(&self) -> Option<u32> {
+        self.thread().free_number(|number| self.spares(number))
+    }
+
+    /// Looks which file descriptor `fd` names.
+    fn identify(&self, fd: i32) -> Result<Option<FileId>, Errno> {
         let opened = match self.duplicate(fd) {
             // Whom we may not look at holds no file of ours.
             Err(Errno::EACCES | Errno::EPERM) => return Ok(None),
@@ -270,7 +309,8 @@ impl Client for Calling<'_> {
     fn install(&self, file: FileId) -> Result<i32, Errno> {
         let end = self.core.make_end(file)?;
         let end = std::os::fd::AsFd::as_fd(&end);
-        let added = self.listener.add_file(self.call.id, end, OnExec::Close);
+        let at = self.free_number();
+        let added = self.listener.add_file(self.call.id, end, OnExec::Close, at);
         added.map_err(errno)
     }
 

@@ -8,6 +8,8 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 use libc::{c_long, sock_filter, sock_fprog};
 
+use crate::numbers;
+
 /// Every region offset of a device file has this bit and none above it.
 pub(crate) const REGION_BIT: u64 = 1 << 52;
 /// The upper half of an offset that may lie in a region: these bits of it ...
@@ -17,7 +19,8 @@ const REGION_HIGH: u32 = 0x0010_0000;
 /// `_IOW(KVMIO, 0xe1, struct kvm_device_attr)`.
 pub(crate) const KVM_SET_DEVICE_ATTR: u32 = 0x4018_aee1;
 
-const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+pub(crate) const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+const AUDIT_ARCH_I386: u32 = 0x4000_0003;
 /// Numbers from here on are the x32 table.
 const X32: u32 = 0x4000_0000;
 const OFFSET_NUMBER: u32 = 0;
@@ -44,6 +47,14 @@ pub enum Unmapping {
     /// devices reach such memory no more.
     Noticed,
 }
+
+/// Reads and writes at a file's position.
+pub(crate) const PLAIN: [c_long; 4] = [
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_readv,
+    libc::SYS_writev,
+];
 
 /// A filter, ready to be installed.
 pub(crate) struct Filter(Vec<sock_filter>);
@@ -85,14 +96,23 @@ fn notify_if(k: u32) -> [sock_filter; 2] {
 
 impl Filter {
     pub(crate) fn new(unmapping: Unmapping) -> Self {
-        let mut filter = Self(vec![
-            statement(LOAD, OFFSET_ARCH),
-            jump(JUMP_EQUAL, AUDIT_ARCH_X86_64, 1, 0),
-            statement(RETURN, ALLOW),
-            statement(LOAD, OFFSET_NUMBER),
-            jump(JUMP_GREATER_EQUAL, X32, 0, 1),
-            statement(RETURN, ALLOW),
-        ]);
+        let mut filter = Self(vec![statement(LOAD, OFFSET_ARCH)]);
+        // Descriptors can be changed by the other tables too, and by those who
+        // have never heard of VFIO.
+        let mut i386 = Self(vec![statement(LOAD, OFFSET_NUMBER)]);
+        i386.changes(&I386);
+        i386.0.push(statement(RETURN, ALLOW));
+        filter.unless(JUMP_EQUAL, AUDIT_ARCH_X86_64, &i386.0);
+        filter.0.push(statement(LOAD, OFFSET_NUMBER));
+        let mut x32 = Self(Vec::new());
+        x32.changes(&X32_CALLS);
+        x32.0.push(statement(RETURN, ALLOW));
+        filter.when(JUMP_GREATER_EQUAL, X32, &x32.0);
+
+        for number in PLAIN {
+            filter.call(number, &reserved(0));
+        }
+        filter.changes(&NATIVE);
         let mut ioctl = vec![low(1)];
         ioctl.extend(notify_if(KVM_SET_DEVICE_ATTR));
         ioctl.push(statement(AND, 0xff00));
@@ -124,7 +144,6 @@ impl Filter {
         filter.call(libc::SYS_openat, &read_write(2));
         // The flags of these stand in memory, which a filter cannot see.
         filter.call(libc::SYS_openat2, &[statement(RETURN, NOTIFY)]);
-        filter.call(libc::SYS_io_uring_setup, &[statement(RETURN, NOTIFY)]);
 
         if unmapping == Unmapping::Noticed {
             let mut madvise = vec![low(2)];
@@ -149,10 +168,54 @@ impl Filter {
     /// to being allowed. The accumulator holds the number here.
     fn call(&mut self, number: c_long, body: &[sock_filter]) {
         let number = u32::try_from(number).unwrap_or(u32::MAX);
-        let skip = u8::try_from(body.len().saturating_add(1)).unwrap_or(u8::MAX);
-        self.0.push(jump(JUMP_EQUAL, number, 0, skip));
+        let mut body = body.to_vec();
+        body.push(statement(RETURN, ALLOW));
+        self.when(JUMP_EQUAL, number, &body);
+    }
+
+    /// Adds `body`, for an accumulator of which `test` of `k` is true.
+    fn when(&mut self, test: u16, k: u32, body: &[sock_filter]) {
+        let skip = u8::try_from(body.len()).unwrap_or(u8::MAX);
+        self.0.push(jump(test, k, 0, skip));
         self.0.extend_from_slice(body);
-        self.0.push(statement(RETURN, ALLOW));
+    }
+
+    /// Adds `body`, for an accumulator of which `test` of `k` is false.
+    fn unless(&mut self, test: u16, k: u32, body: &[sock_filter]) {
+        let skip = u8::try_from(body.len()).unwrap_or(u8::MAX);
+        self.0.push(jump(test, k, skip, 0));
+        self.0.extend_from_slice(body);
+    }
+
+    /// Notices the calls of a table that change what descriptors at reserved
+    /// numbers name.
+    fn changes(&mut self, table: &Changing) {
+        let [close, dup2, dup3, close_range, ..] = *table;
+        self.call(close, &reserved(0));
+        self.call(dup2, &reserved(1));
+        self.call(dup3, &reserved(1));
+        let first = numbers::FIRST.cast_unsigned();
+        self.call(
+            close_range,
+            &[
+                low(1),
+                jump(JUMP_GREATER_EQUAL, first, 0, 1),
+                statement(RETURN, NOTIFY),
+            ],
+        );
+        let [.., fcntl, fcntl64, execve, execveat, io_uring_setup] = *table;
+        for number in [fcntl, fcntl64] {
+            let mut asks = vec![low(1)];
+            // Over F_DUPFD, or to it.
+            asks.push(jump(JUMP_EQUAL, bits(libc::F_DUPFD_CLOEXEC), 2, 0));
+            asks.push(jump(JUMP_EQUAL, bits(libc::F_DUPFD), 1, 0));
+            asks.push(statement(RETURN, ALLOW));
+            asks.extend(between(2, numbers::FIRST_ASKED_FOR, END));
+            self.call(number, &asks);
+        }
+        for number in [execve, execveat, io_uring_setup] {
+            self.call(number, &[statement(RETURN, NOTIFY)]);
+        }
     }
 
     /// Installs the filter on the calling thread, and on all that it starts
@@ -185,6 +248,72 @@ impl Filter {
             _ => Err(io::Error::last_os_error()),
         }
     }
+}
+
+/// Numbers of the calls close, dup2, dup3, close_range, fcntl, fcntl64, execve,
+/// execveat and io_uring_setup.
+type Changing = [c_long; 9];
+
+const NATIVE: Changing = [
+    libc::SYS_close,
+    libc::SYS_dup2,
+    libc::SYS_dup3,
+    libc::SYS_close_range,
+    libc::SYS_fcntl,
+    libc::SYS_fcntl,
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_io_uring_setup,
+];
+/// arch/x86/entry/syscalls/syscall_32.tbl.
+const I386: Changing = [6, 63, 330, 436, 55, 221, 11, 358, 425];
+/// arch/x86/entry/syscalls/syscall_64.tbl, the x32 rows.
+const X32_CALLS: Changing = {
+    const fn x32(number: c_long) -> c_long {
+        number | 0x4000_0000
+    }
+    [
+        x32(3),
+        x32(33),
+        x32(292),
+        x32(436),
+        x32(72),
+        x32(72),
+        x32(520),
+        x32(545),
+        x32(425),
+    ]
+};
+
+/// The number of a noticed call of any table, in that of x86-64.
+pub(crate) fn native(arch: u32, number: i32) -> i64 {
+    let number = i64::from(number);
+    let table = match arch {
+        AUDIT_ARCH_I386 => I386,
+        _ if number >= i64::from(X32) => X32_CALLS,
+        _ => return number,
+    };
+    let mut pairs = table.into_iter().zip(NATIVE);
+    let found = pairs.find(|(theirs, _)| *theirs == number);
+    found.map_or(-1, |(_, native)| native)
+}
+
+/// The number after the last of the reserved ones.
+const END: u32 = numbers::END.cast_unsigned();
+
+/// Notifies if the argument is at least `first` and below `end`.
+fn between(argument: u8, first: u32, end: u32) -> [sock_filter; 4] {
+    [
+        low(argument),
+        jump(JUMP_GREATER_EQUAL, first, 0, 2),
+        jump(JUMP_GREATER_EQUAL, end, 1, 0),
+        statement(RETURN, NOTIFY),
+    ]
+}
+
+/// Notifies if the argument is a reserved number.
+fn reserved(argument: u8) -> [sock_filter; 4] {
+    between(argument, numbers::FIRST.cast_unsigned(), END)
 }
 
 fn bits(value: i32) -> u32 {
@@ -296,6 +425,16 @@ mod tests {
     }
 
     #[test]
+    fn reads_without_an_offset_are_noticed_at_reserved_numbers() {
+        for number in PLAIN {
+            for (fd, is_noticed) in [(3, false), (895, false), (896, true), (1023, true)] {
+                let arguments = [fd, 0, 4, 0, 0, 0];
+                assert_eq!(noticed(Unmapping::Unseen, number, arguments), is_noticed);
+            }
+        }
+    }
+
+    #[test]
     fn opens_are_noticed_when_they_read_and_write_what_exists() {
         let open = |flags: i32| {
             let flags = u64::from(bits(flags));
@@ -334,8 +473,42 @@ mod tests {
     fn other_tables_of_system_calls_pass() {
         let filter = Filter::new(Unmapping::Noticed);
         let arguments = [3, 0x3b64, 0, 0, 0, 0];
-        assert_eq!(verdict(&filter, 0x4000_0003, 54, arguments), ALLOW);
+        assert_eq!(verdict(&filter, AUDIT_ARCH_I386, 54, arguments), ALLOW);
         let x32 = libc::SYS_ioctl + c_long::from(X32);
         assert_eq!(verdict(&filter, AUDIT_ARCH_X86_64, x32, arguments), ALLOW);
+    }
+
+    #[test]
+    fn changes_of_reserved_numbers_are_noticed_in_every_table() {
+        let filter = Filter::new(Unmapping::Unseen);
+        let x32 = i32::try_from(X32).unwrap();
+        let tables = [
+            (AUDIT_ARCH_X86_64, NATIVE),
+            (AUDIT_ARCH_X86_64, X32_CALLS),
+            (AUDIT_ARCH_I386, I386),
+        ];
+        for (arch, table) in tables {
+            let at = |call: usize, arguments: [u64; 3]| {
+                let [a, b, c] = arguments;
+                verdict(&filter, arch, table[call], [a, b, c, 0, 0, 0]) == NOTIFY
+            };
+            assert!(at(0, [896, 0, 0]) && at(0, [1023 | 1 << 32, 0, 0]));
+            assert!(!at(0, [895, 0, 0]) && !at(0, [1024, 0, 0]) && !at(0, [3, 0, 0]));
+            assert!(at(1, [3, 1000, 0]) && !at(1, [1000, 3, 0]));
+            assert!(at(2, [3, 1000, 0]) && !at(2, [1000, 3, 0]));
+            assert!(at(3, [3, u64::MAX, 0]) && !at(3, [3, 895, 0]));
+            for fcntl in [4, 5] {
+                let (dup, dup_cloexec) = (0, 1030);
+                assert!(at(fcntl, [3, dup, 256]) && at(fcntl, [3, dup_cloexec, 1023]));
+                assert!(!at(fcntl, [3, dup, 10]) && !at(fcntl, [3, dup_cloexec, 1024]));
+                assert!(!at(fcntl, [1000, 1, 900]) && !at(fcntl, [1000, 3, 0]));
+            }
+            assert!((6..9).all(|call| at(call, [0; 3])));
+            for (theirs, ours) in table.into_iter().zip(NATIVE) {
+                assert_eq!(native(arch, i32::try_from(theirs).unwrap()), ours);
+            }
+        }
+        assert_eq!(native(AUDIT_ARCH_X86_64, 16), 16);
+        assert_eq!(native(AUDIT_ARCH_X86_64, x32 | 16), -1);
     }
 }

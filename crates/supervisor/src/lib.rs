@@ -11,7 +11,7 @@
 //! | part | files |
 //! |---|---|
 //! | what is noticed | `filter`, `listener`, `receive` |
-//! | who calls | `thread`, `client_process`, `client`, `open`, `unmapping` |
+//! | who calls | `thread`, `client_process`, `client`, `numbers`, `open`, `unmapping` |
 //! | what it holds | `object`, `held`, `kvm`, `core`, `watch`, `eventfd` |
 //! | its memory | `pages`, `shared` |
 //! | mapped registers | `mmio` |
@@ -21,7 +21,8 @@
 //! # Limits
 //!
 //! A filter sees the arguments of a call and nothing else. Unseen are: plain
-//! `read` and `write` after `lseek`, `io_uring` (both are warned about once),
+//! `read` and `write` after `lseek` of a descriptor whose number the program
+//! chose, `io_uring` (both are warned about once),
 //! opens of a node by a symbolic link of another name or with O_CREAT (the
 //! node is then opened, and EBUSY comes, at the first call on it). A call that
 //! a signal interrupts before it is taken gives EINTR, as no VFIO call does.
@@ -66,6 +67,7 @@ mod listener;
 mod mmio;
 mod namespace;
 mod nodes;
+mod numbers;
 mod object;
 mod open;
 mod pages;

@@ -24,9 +24,20 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// The number of the system call.
+    /// The number of the system call, as x86-64 numbers it.
     pub(crate) fn number(&self) -> i64 {
-        i64::from(self.number)
+        crate::filter::native(self.arch, self.number)
+    }
+
+    /// A call that nobody makes.
+    #[cfg(test)]
+    pub(crate) fn test(number: i64, arguments: [u64; 6]) -> Self {
+        Self {
+            number: i32::try_from(number).unwrap(),
+            arch: crate::filter::AUDIT_ARCH_X86_64,
+            arguments,
+            ..Self::default()
+        }
     }
 
     /// An argument that the kernel takes as an `int`.
@@ -175,25 +186,45 @@ impl Listener {
     }
 
     /// Answers a call with a new descriptor of the caller for the file `file`:
-    /// its number is the call's return value.
+    /// its number, `at` if there may be one, is the call's return value.
     pub(crate) fn answer_file(
         &self,
         id: u64,
         file: BorrowedFd<'_>,
         on_exec: OnExec,
+        at: Option<u32>,
     ) -> io::Result<()> {
-        self.add(id, ADD_FD_SEND, file, 0, on_exec).map(drop)
+        self.add_at(id, ADD_FD_SEND, file, on_exec, at).map(drop)
     }
 
-    /// Gives the caller a new descriptor for `file`, and returns its number.
-    /// The call still waits for its answer.
+    /// Gives the caller a new descriptor for `file`, and returns its number:
+    /// `at` if there may be one. The call still waits for its answer.
     pub(crate) fn add_file(
         &self,
         id: u64,
         file: BorrowedFd<'_>,
         on_exec: OnExec,
+        at: Option<u32>,
     ) -> io::Result<i32> {
-        self.add(id, 0, file, 0, on_exec)
+        self.add_at(id, 0, file, on_exec, at)
+    }
+
+    fn add_at(
+        &self,
+        id: u64,
+        flags: u32,
+        file: BorrowedFd<'_>,
+        on_exec: OnExec,
+        at: Option<u32>,
+    ) -> io::Result<i32> {
+        if let Some(at) = at {
+            match self.add(id, flags | ADD_FD_SET, file, at, on_exec) {
+                // Above the caller's RLIMIT_NOFILE.
+                Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
+                added => return added,
+            }
+        }
+        self.add(id, flags, file, 0, on_exec)
     }
 
     /// Makes descriptor `target` of the caller name `file`, whatever it named

@@ -9,12 +9,14 @@ use std::sync::atomic::Ordering;
 
 use iogate_host::{Caller, FileId, FileKind};
 use iogate_uapi::{self as uapi, Answer, Client, Errno};
+use rustix::fs::SeekFrom;
 
 use crate::client::Calling;
 use crate::core::{Core, Rest, errno};
 use crate::filter::{KVM_SET_DEVICE_ATTR, REGION_BIT};
 use crate::kvm::Machines;
 use crate::listener::{Call, Listener, OnExec, Reply};
+use crate::numbers::{ALL, Changes, changed_by, is_reserved};
 use crate::open::{Open, is_opened_at_once};
 use crate::say::say;
 use crate::thread::{Threads, link_of};
@@ -59,6 +61,7 @@ pub(crate) struct Receiver {
     core: Arc<Core>,
     listener: Arc<Listener>,
     threads: RefCell<Threads>,
+    changes: RefCell<Changes>,
     machines: RefCell<Machines>,
     warned: RefCell<Vec<&'static str>>,
 }
@@ -69,6 +72,7 @@ impl Receiver {
             core,
             listener,
             threads: RefCell::default(),
+            changes: RefCell::default(),
             machines: RefCell::new(Machines::new()?),
             warned: RefCell::default(),
         })
@@ -88,6 +92,13 @@ impl Receiver {
     fn take(&self, call: &Call) -> Outcome {
         // Traces name the thread that called.
         let _span = tracing::info_span!(target: "iogate", "call", thread = call.thread).entered();
+        self.changes.borrow_mut().end(call.thread);
+        if let Some(numbers) = changed_by(call) {
+            self.threads.borrow().forget(&numbers);
+            let mut changes = self.changes.borrow_mut();
+            changes.begin(call, numbers, &self.listener);
+            return CONTINUE;
+        }
         let done = match call.number() {
             libc::SYS_ioctl => self.ioctl(call),
             libc::SYS_pread64
@@ -96,16 +107,23 @@ impl Receiver {
             | libc::SYS_pwritev
             | libc::SYS_preadv2
             | libc::SYS_pwritev2 => self.access(call),
+            libc::SYS_read | libc::SYS_write | libc::SYS_readv | libc::SYS_writev => {
+                self.plain(call)
+            }
             libc::SYS_mmap => self.mmap(call),
             libc::SYS_open | libc::SYS_openat | libc::SYS_openat2 => self.open(call),
             libc::SYS_lseek => {
-                self.warn(
-                    "the program seeks in a device file: plain read and write calls on it are \
-                     not seen, only pread, pwrite and their vector forms",
-                );
+                if !is_reserved(call.int(0)) {
+                    self.warn(
+                        "the program seeks in a device file whose number it chose: plain read and \
+                         write calls on it are not seen, only pread, pwrite and their vector forms",
+                    );
+                }
                 Ok(CONTINUE)
             }
             libc::SYS_io_uring_setup => {
+                self.changes.borrow_mut().are_unseen();
+                self.threads.borrow().forget(&ALL);
                 self.warn(
                     "the program uses io_uring: what it does by it on VFIO files is not seen",
                 );
@@ -119,7 +137,13 @@ impl Receiver {
     /// The thread that makes `call`; `None` if it is gone, or may not be
     /// looked at: then it can hold no file of ours but by chance.
     fn calling<'a>(&'a self, call: &'a Call) -> Option<Calling<'a>> {
-        let client = Calling::new(&self.core, &self.listener, &self.threads, call);
+        let client = Calling::new(
+            &self.core,
+            &self.listener,
+            &self.threads,
+            &self.changes,
+            call,
+        );
         if let Err(Errno::EACCES | Errno::EPERM) = client {
             self.warn(
                 "a process of the program may not be looked at: its VFIO calls are not answered",
@@ -156,7 +180,7 @@ impl Receiver {
         if matches!(answer, Err(Errno::EBUSY)) && self.core.sweep() {
             answer = uapi::ioctl(host, file, command, argument, &client);
         }
-        Ok(self.finish(call, answer?))
+        Ok(self.finish(call, &client, answer?))
     }
 
     /// KVM_SET_DEVICE_ATTR is ours only on the device by which KVM is told of
@@ -180,7 +204,7 @@ impl Receiver {
             .borrow_mut()
             .number(&file, |closed| host.kvm_close(closed));
         match uapi::kvm_device_attr(host, machine.map_err(errno)?, argument, client)? {
-            Some(answer) => Ok(self.finish(call, answer)),
+            Some(answer) => Ok(self.finish(call, client, answer)),
             None => Ok(CONTINUE),
         }
     }
@@ -208,7 +232,48 @@ impl Receiver {
                 uapi::write(host, file, offset, &pieces, &client)
             }
         };
-        Ok(self.finish(call, answer?))
+        Ok(self.finish(call, &client, answer?))
+    }
+
+    /// Reads and writes without an offset, of a descriptor at a reserved number:
+    /// a device file has its offset in the client's open file.
+    fn plain(&self, call: &Call) -> Result<Outcome, Errno> {
+        let fd = call.int(0);
+        let Some(client) = self.calling(call) else {
+            return Ok(CONTINUE);
+        };
+        let Some(file) = client.file(fd)? else {
+            return Ok(CONTINUE);
+        };
+        let (address, length) = (call.argument(1), call.argument(2));
+        let whole = || Ok(vec![(address, length)]);
+        let (reads, pieces) = match call.number() {
+            libc::SYS_read => (true, whole()),
+            libc::SYS_write => (false, whole()),
+            libc::SYS_readv => (true, vector(&client, address, length)),
+            _ => (false, vector(&client, address, length)),
+        };
+        let (host, pieces) = (&self.core.host, pieces?);
+        if !matches!(host.kind(file), Some(FileKind::Device(_))) {
+            let answer = match reads {
+                true => uapi::read_stream(host, file, &pieces, &client),
+                false => uapi::write_stream(host, file, &pieces, &client),
+            };
+            return Ok(self.finish(call, &client, answer?));
+        }
+        let opened = client.thread().duplicate(fd)?;
+        let at = rustix::fs::tell(&opened).map_err(|error| errno(error.into()))?;
+        let answer = match reads {
+            true => uapi::read(host, file, at, &pieces, &client),
+            false => uapi::write(host, file, at, &pieces, &client),
+        }?;
+        if let Some(end) = u64::try_from(answer.value)
+            .ok()
+            .and_then(|moved| at.checked_add(moved))
+        {
+            let _ = rustix::fs::seek(&opened, SeekFrom::Start(end));
+        }
+        Ok(self.finish(call, &client, answer))
     }
 
     fn mmap(&self, call: &Call) -> Result<Outcome, Errno> {
@@ -241,7 +306,9 @@ impl Receiver {
         self.core.sweep();
         let file = self.core.open(node, &client)?;
         let on_exec = OnExec::from_flags(flags);
-        Ok(install(&self.core, &self.listener, call.id, file, on_exec))
+        let at = client.free_number();
+        let (core, listener) = (&self.core, &self.listener);
+        Ok(install(core, listener, call.id, file, on_exec, at))
     }
 
     /// What `call` is about to take away of the program's own memory is out of
@@ -271,14 +338,19 @@ impl Receiver {
     }
 
     /// Lets the caller hear of `answer` when everything before that is done.
-    fn finish(&self, call: &Call, answer: Answer) -> Outcome {
+    fn finish(&self, call: &Call, client: &Calling<'_>, answer: Answer) -> Outcome {
         let rest = Rest::from(answer.after);
         let Some(file) = answer.install else {
             return self.settle_and_reply(call.id, rest, Reply::Value(answer.value));
         };
+        if rest.is_nothing() {
+            let (at, close) = (client.free_number(), OnExec::Close);
+            return install(&self.core, &self.listener, call.id, file, close, at);
+        }
+        // By then a number that is free now may not be.
         let (core, listener, id) = (Arc::clone(&self.core), Arc::clone(&self.listener), call.id);
         self.core.settle(rest, move || {
-            if let Now(reply) = install(&core, &listener, id, file, OnExec::Close) {
+            if let Now(reply) = install(&core, &listener, id, file, OnExec::Close, None) {
                 listener.answer(id, reply);
             }
         });
@@ -320,6 +392,7 @@ fn install(
     id: u64,
     file: FileId,
     on_exec: OnExec,
+    at: Option<u32>,
 ) -> Outcome {
     let end = match core.make_end(file) {
         Ok(end) => end,
@@ -328,7 +401,7 @@ fn install(
             return error.into();
         }
     };
-    match listener.answer_file(id, end.as_fd(), on_exec) {
+    match listener.answer_file(id, end.as_fd(), on_exec, at) {
         Ok(()) => Elsewhere,
         Err(error) => {
             drop(end);

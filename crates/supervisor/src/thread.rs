@@ -1,12 +1,16 @@
 //! A thread of the client that has made a noticed call: its descriptors, and
 //! the process that it belongs to.
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
+use iogate_host::FileId;
 use iogate_uapi::Errno;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
@@ -14,6 +18,11 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 use crate::client_process::ClientProcess;
 use crate::core::errno;
 use crate::listener::OnExec;
+use crate::numbers::{self, has_ended};
+
+/// For how long a thread that was seen alive is the only one that can have its
+/// number: the kernel gives all others (32,768 and more) out first.
+const NUMBER_LASTS: Duration = Duration::from_millis(1);
 
 /// What tells one file from another while it is open.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -71,10 +80,63 @@ pub(crate) struct Thread {
     directory: OwnedFd,
     /// Duplicates its descriptors, for less than a look into `/proc/TID/fd`.
     pidfd: OwnedFd,
+    /// Whether the end of `pidfd` is the end of the thread.
+    ends: bool,
+    /// When it was last seen alive.
+    alive: Cell<Instant>,
+    /// Its descriptors that are known to name files of ours: at reserved
+    /// numbers only.
+    known: RefCell<Vec<(i32, FileId)>>,
     process: Arc<ClientProcess>,
 }
 
 impl Thread {
+    /// The file that its descriptor `fd` is known to name.
+    pub(crate) fn known(&self, fd: i32) -> Option<FileId> {
+        let known = self.known.borrow();
+        let found = known.iter().find(|(number, _)| *number == fd);
+        found.map(|(_, file)| *file)
+    }
+
+    /// From now on descriptor `fd` is known to name `file`.
+    pub(crate) fn remember(&self, fd: i32, file: FileId) {
+        self.known.borrow_mut().push((fd, file));
+    }
+
+    /// Whether the thread that has its number now is this one for sure.
+    pub(crate) fn is_itself(&self) -> bool {
+        if !self.ends {
+            return false;
+        }
+        let now = Instant::now();
+        if now.saturating_duration_since(self.alive.get()) < NUMBER_LASTS {
+            return true;
+        }
+        let alive = !has_ended(&self.pidfd);
+        if alive {
+            self.alive.set(now);
+        }
+        alive
+    }
+
+    /// A reserved number at which it has no descriptor, and can have got none
+    /// by the time it is used. `spares` says that nobody is about to use one.
+    pub(crate) fn free_number(&self, mut spares: impl FnMut(i32) -> bool) -> Option<u32> {
+        let flags = AtFlags::empty();
+        let open = rustix::fs::statx(&self.directory, "fd", flags, StatxFlags::SIZE).ok()?;
+        // 0 where the kernel does not count them (before Linux 6.2).
+        if !(1..numbers::MOST_OPEN).contains(&open.stx_size) || !self.is_itself() {
+            return None;
+        }
+        let mut candidates = (numbers::FIRST..numbers::END).rev();
+        let free = candidates.find(|number| {
+            self.known(*number).is_none()
+                && matches!(self.duplicate(*number), Err(Errno::EBADF))
+                && spares(*number)
+        })?;
+        u32::try_from(free).ok()
+    }
+
     pub(crate) fn process(&self) -> &Arc<ClientProcess> {
         &self.process
     }
@@ -132,8 +194,8 @@ impl Thread {
 }
 
 /// A file that names thread `id` of `process`, or `process` where the kernel
-/// has none for threads (before Linux 6.9).
-fn open_pidfd(id: u32, process: u32) -> io::Result<OwnedFd> {
+/// has none for threads (before Linux 6.9); and whether it ends with the thread.
+pub(crate) fn open_pidfd(id: u32, process: u32) -> io::Result<(OwnedFd, bool)> {
     /// PIDFD_THREAD.
     const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
     let open = |id: u32, flags| {
@@ -141,8 +203,8 @@ fn open_pidfd(id: u32, process: u32) -> io::Result<OwnedFd> {
         rustix::process::pidfd_open(id.ok_or(rustix::io::Errno::SRCH)?, flags)
     };
     match open(id, THREAD) {
-        Err(rustix::io::Errno::INVAL) => Ok(open(process, PidfdFlags::empty())?),
-        opened => Ok(opened?),
+        Err(rustix::io::Errno::INVAL) => Ok((open(process, PidfdFlags::empty())?, id == process)),
+        opened => Ok((opened?, true)),
     }
 }
 
@@ -172,6 +234,14 @@ pub(crate) struct Threads {
 const MANY: usize = 512;
 
 impl Threads {
+    /// What these descriptors name is known of no thread any more.
+    pub(crate) fn forget(&self, numbers: &RangeInclusive<i32>) {
+        for thread in self.threads.values() {
+            let mut known = thread.known.borrow_mut();
+            known.retain(|(number, _)| !numbers.contains(number));
+        }
+    }
+
     /// The thread with this number as it was last seen, or as it is now, which
     /// counts if it `is_waiting` in a noticed call all the while.
     pub(crate) fn get(
@@ -213,7 +283,8 @@ impl Threads {
                 Arc::new(ClientProcess::open(id, &status, self.spaces)?)
             }
         };
-        let pidfd = open_pidfd(id, status.process)?;
+        let (pidfd, ends) = open_pidfd(id, status.process)?;
+        let alive = Cell::new(Instant::now());
         if !is_waiting() {
             return Err(rustix::io::Errno::SRCH.into());
         }
@@ -222,6 +293,9 @@ impl Threads {
         let thread = Rc::new(Thread {
             directory,
             pidfd,
+            ends,
+            alive,
+            known: RefCell::default(),
             process,
         });
         self.threads.insert(id, Rc::clone(&thread));

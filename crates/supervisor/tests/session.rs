@@ -12,6 +12,8 @@
 mod cases;
 #[path = "session/client.rs"]
 mod client;
+#[path = "session/numbers.rs"]
+mod numbers;
 #[path = "session/outside.rs"]
 mod outside;
 #[path = "session/world.rs"]

@@ -28,6 +28,7 @@ mod errno;
 mod iommufd;
 mod kvm;
 mod region;
+mod stream;
 mod trace;
 mod vfio;
 
@@ -38,3 +39,4 @@ pub use dispatch::ioctl;
 pub use errno::Errno;
 pub use kvm::kvm_device_attr;
 pub use region::{load, mmap, read, region_of, region_offset, store, write};
+pub use stream::{read_stream, write_stream};

@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 
 use crate::client::*;
+use crate::numbers;
 
 /// A client by its sentence.
 pub const CLIENTS: &[(&str, fn())] = &[
@@ -56,6 +57,36 @@ pub const CLIENTS: &[(&str, fn())] = &[
     (
         "a mount namespace of the program's own has the nodes",
         own_mounts,
+    ),
+    (
+        "a number names what the program put there last",
+        numbers::changed,
+    ),
+    ("numbers that the program uses stay its own", numbers::used),
+    (
+        "a low limit of descriptors gets low numbers",
+        numbers::limited,
+    ),
+    (
+        "children have the same numbers or their own",
+        numbers::children,
+    ),
+    (
+        "a thread with a table of its own has its own numbers",
+        numbers::own_table,
+    ),
+    (
+        "a number that another thread changes names one or the other",
+        numbers::race,
+    ),
+    ("short lives do not mix up numbers", numbers::many_lives),
+    (
+        "a program that another executes finds what exec left open",
+        numbers::executed,
+    ),
+    (
+        "a read or a write without an offset is at the file's position",
+        numbers::positions,
     ),
 ];
 
