@@ -13,7 +13,7 @@ use iogate_devices::{Properties, Slot, Value};
 use iogate_dma::{Attachment, Gate, Interrupts, Iova, Source};
 use iogate_host::{
     Actor, Device, GroupConfig, Host, HostConfig, Interpose, Iommu, MemlockMode, Node, Reserved,
-    ReservedKind,
+    ReservedKind, Translation,
 };
 use iogate_inject::Injection;
 use iogate_interrupt::{Delivery, Window};
@@ -247,8 +247,16 @@ impl Session {
                 continue;
             };
             let cdev = entry.device().and_then(|device| device.cdev);
-            let (Driver::Vfio, Some(cdev), Some(iommu)) =
-                (&entry.driver, cdev, iommus.get(entry.iommu))
+            let translation = match entry.translation {
+                machine::Translation::Unit(unit) => {
+                    iommus.get(unit).cloned().map(Translation::Unit)
+                }
+                machine::Translation::Emulated => Some(Translation::Emulated),
+                machine::Translation::None => {
+                    return Err(Refusal(format!("{entry}: a device needs an IOMMU")));
+                }
+            };
+            let (Driver::Vfio, Some(cdev), Some(translation)) = (&entry.driver, cdev, translation)
             else {
                 continue;
             };
@@ -258,17 +266,23 @@ impl Session {
             devices.push(Arc::new(Device {
                 index: devices.len(),
                 source: entry.source(),
-                name: entry.source().to_string(),
+                name: entry.name(),
                 group: entry.group,
                 cdev,
                 function: function.clone(),
                 attachment: Arc::new(attachment(injection)),
-                iommu: iommu.clone(),
+                translation,
             }));
         }
-        let names = functions
-            .iter()
-            .map(|(_, function)| (function.endpoint().source(), function.model()))
+        let names = machine
+            .devices()
+            .map(|(_, entry, device)| {
+                let name = match &device.mediated {
+                    Some(uuid) => format!("{} {uuid}", device.model),
+                    None => device.model.clone(),
+                };
+                (entry.source(), name)
+            })
             .collect();
         let checker = Arc::new(Checker::new(
             Box::new(World {
@@ -473,14 +487,14 @@ impl Interpose for Before {
 
 /// What the checker asks when it writes for a person.
 struct World {
-    models: Vec<(Source, &'static str)>,
+    models: Vec<(Source, String)>,
     stacks: Option<Arc<Stacks>>,
 }
 
 impl Outside for World {
     fn model(&self, source: Source) -> Option<String> {
         let (_, model) = self.models.iter().find(|(at, _)| *at == source)?;
-        Some((*model).to_owned())
+        Some(model.clone())
     }
 
     fn thread_name(&self, actor: Actor) -> Option<String> {

@@ -47,7 +47,8 @@ void refused(const char *file, int line, const char *call, long result, int erro
 
 // A PCI function as sysfs shows it.
 struct function {
-	char address[32];
+	// Or the UUID of a mediated device.
+	char address[40];
 	u32 vendor, device, class;
 	int group;
 	char cdev[32];
@@ -137,6 +138,7 @@ void iommufd(void);
 void hostile(void);
 void kvm(void);
 void mapped(void);
+void mediated(void);
 // What lifecycle() executes.
 void executed(int device, int container);
 

@@ -20,6 +20,9 @@ const C_GROUPS: [&str; 8] = [
     "hostile",
 ];
 
+/// The machine of a group that is about one kind of device.
+const SPECIAL: [(&str, &[&str]); 1] = [("mediated", &["--device=edu,mediated=true"])];
+
 /// A machine whose registers are mapped.
 const MAPPED: [&str; 2] = ["--device=edu,mmio=map", "--device=nvme,size=64M,mmio=map"];
 
@@ -38,6 +41,16 @@ pub(super) fn cases() -> Vec<Case> {
                     move |bench, log| {
                         let client = bench.c_client(linkage)?;
                         client_run(bench, log, person, &client, group, &[])
+                    },
+                ));
+            }
+            for (group, options) in SPECIAL {
+                cases.push(Case::new(
+                    Tier::Clients,
+                    format!("c/{group}/{word}/{person}"),
+                    move |bench, log| {
+                        let client = bench.c_client(linkage)?;
+                        client_run(bench, log, person, &client, group, options)
                     },
                 ));
             }

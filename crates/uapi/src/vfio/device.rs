@@ -140,7 +140,12 @@ pub(crate) fn ioctl(call: &Call<'_>, command: u32) -> Result<Answer, Errno> {
         Ok(device) => device,
         Err(error) => return unknown(file, command, error.into()),
     };
+    let is_emulated = host.device(device).is_ok_and(|one| one.is_emulated());
     match command {
+        // Of PCI functions: drivers of mediated devices know none of these.
+        GET_PCI_HOT_RESET_INFO | PCI_HOT_RESET | IOEVENTFD | FEATURE if is_emulated => {
+            unknown(file, command, Errno::ENOTTY)
+        }
         GET_INFO => get_info(call),
         GET_REGION_INFO => get_region_info(call, device),
         GET_IRQ_INFO => get_irq_info(call, device),
