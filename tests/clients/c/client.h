@@ -139,6 +139,7 @@ void hostile(void);
 void kvm(void);
 void mapped(void);
 void mediated(void);
+void memory_buffer(void);
 // What lifecycle() executes.
 void executed(int device, int container);
 

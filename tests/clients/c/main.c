@@ -56,7 +56,8 @@ int main(int argc, char **argv)
 		{ "legacy", legacy }, { "interrupts", interrupts }, { "dma", dma },
 		{ "rules", rules }, { "nvme", nvme }, { "lifecycle", lifecycle },
 		{ "iommufd", iommufd }, { "hostile", hostile }, { "kvm", kvm },
-		{ "mapped", mapped }, { "mediated", mediated }, { "fault", fault }, { "hold", hold },
+		{ "mapped", mapped }, { "mediated", mediated }, { "buffer", memory_buffer },
+		{ "fault", fault }, { "hold", hold },
 	};
 	const char *name = argc > 1 ? argv[1] : "";
 
@@ -74,7 +75,7 @@ int main(int argc, char **argv)
 			return argc > 2 ? atoi(argv[2]) : 0;
 		}
 	}
-	fprintf(stderr, "usage: %s legacy|interrupts|dma|rules|nvme|lifecycle|iommufd|hostile|kvm|mapped|mediated\n",
+	fprintf(stderr, "usage: %s legacy|interrupts|dma|rules|nvme|lifecycle|iommufd|hostile|kvm|mapped|buffer|mediated\n",
 		argv[0]);
 	return 2;
 }

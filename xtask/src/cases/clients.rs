@@ -30,6 +30,18 @@ const MAPPED: [&str; 2] = ["--device=edu,mmio=map", "--device=nvme,size=64M,mmio
 /// tracer.
 const MAPPED_GROUPS: [&str; 4] = ["mapped", "interrupts", "lifecycle", "hostile"];
 
+/// Machines whose NVMe has memory that programs map.
+const BUFFER: [(&str, [&str; 2]); 2] = [
+    ("trap", ["--device=edu", "--device=nvme,size=64M,cmb=1M"]),
+    (
+        "map",
+        [
+            "--device=edu,mmio=map",
+            "--device=nvme,size=64M,cmb=1M,mmio=map",
+        ],
+    ),
+];
+
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for person in Person::ALL {
@@ -64,6 +76,16 @@ pub(super) fn cases() -> Vec<Case> {
                     },
                 ));
             }
+        }
+        for (mode, options) in &BUFFER {
+            cases.push(Case::new(
+                Tier::Clients,
+                format!("c-buffer/{mode}/{person}"),
+                move |bench, log| {
+                    let client = bench.c_client(Linkage::Dynamic)?;
+                    client_run(bench, log, person, &client, "buffer", options)
+                },
+            ));
         }
         for backend in ["legacy", "iommufd"] {
             cases.push(Case::new(

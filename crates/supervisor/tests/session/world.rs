@@ -58,6 +58,7 @@ pub fn session(devices: usize, program: &str, arguments: &[&str]) -> Session {
         let slot = Slot {
             source: entry.source(),
             interrupts: delivery.clone(),
+            memory: None,
         };
         let built = iogate_devices::build("edu", &Properties::default(), slot).unwrap();
         let group = machine.groups().iter();

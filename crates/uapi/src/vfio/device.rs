@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use super::argument::{Argument, Chain, Placed};
 use super::{Call, Fds, feature, irqs, number, reset, told, unknown};
-use crate::region::{region_and_offset, region_offset};
+use crate::region::{memory_offset, region_and_offset, region_offset};
 use crate::{Answer, Errno, iommufd};
 
 /// `struct vfio_device_info`.
@@ -196,7 +196,10 @@ fn fill_region_info(
     *info = call.read()?;
     let region = Region::from_index(info.index.into())?;
     let known = call.host.region_info(device, region)?;
-    info.offset = region_offset(info.index);
+    info.offset = match known.is_memory {
+        true => memory_offset(info.index),
+        false => region_offset(info.index),
+    };
     info.size = known.size;
     info.flags = 0;
     for (has, flag) in [
