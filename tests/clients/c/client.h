@@ -66,6 +66,21 @@ struct session {
 	u64 bar0, bar0_size, config;
 };
 
+// By what a program opens a device and maps memory.
+enum mode {
+	// Container and group, of either version.
+	TYPE1,
+	TYPE1V2,
+	// The group in an iommufd, which takes the container's calls.
+	COMPAT_GROUP,
+	// The device's own node, and an iommufd that takes the container's calls for the device's address space.
+	COMPAT_CDEV,
+	// The device's own node, and iommufd's own calls.
+	IOMMUFD,
+};
+// What open_legacy(…, VFIO_TYPE1v2_IOMMU), map and unmap do: TYPE1V2 unless told otherwise.
+extern enum mode mode;
+
 int open_group(const struct function *function);
 int open_cdev(const struct function *function);
 // Container, group and device in the usual order, memory and bus mastering enabled.
@@ -127,6 +142,9 @@ void in_child(void (*body)(void *), void *argument);
 int wait_status(int child);
 void send_descriptor(int socket, int descriptor);
 int receive_descriptor(int socket);
+
+// The groups that hold in every mode.
+void in_mode(const char *name);
 
 void legacy(void);
 void interrupts(void);

@@ -42,6 +42,9 @@ const BUFFER: [(&str, [&str; 2]); 2] = [
     ),
 ];
 
+/// By what the C client opens devices and maps memory.
+const MODES: [&str; 5] = ["type1", "type1v2", "compat-group", "compat-cdev", "iommufd"];
+
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for person in Person::ALL {
@@ -52,7 +55,7 @@ pub(super) fn cases() -> Vec<Case> {
                     format!("c/{group}/{word}/{person}"),
                     move |bench, log| {
                         let client = bench.c_client(linkage)?;
-                        client_run(bench, log, person, &client, group, &[])
+                        client_run(bench, log, person, &client, &[group], &[])
                     },
                 ));
             }
@@ -62,7 +65,7 @@ pub(super) fn cases() -> Vec<Case> {
                     format!("c/{group}/{word}/{person}"),
                     move |bench, log| {
                         let client = bench.c_client(linkage)?;
-                        client_run(bench, log, person, &client, group, options)
+                        client_run(bench, log, person, &client, &[group], options)
                     },
                 ));
             }
@@ -72,7 +75,7 @@ pub(super) fn cases() -> Vec<Case> {
                     format!("c-mapped/{group}/{word}/{person}"),
                     move |bench, log| {
                         let client = bench.c_client(linkage)?;
-                        client_run(bench, log, person, &client, group, &MAPPED)
+                        client_run(bench, log, person, &client, &[group], &MAPPED)
                     },
                 ));
             }
@@ -83,7 +86,17 @@ pub(super) fn cases() -> Vec<Case> {
                 format!("c-buffer/{mode}/{person}"),
                 move |bench, log| {
                     let client = bench.c_client(Linkage::Dynamic)?;
-                    client_run(bench, log, person, &client, "buffer", options)
+                    client_run(bench, log, person, &client, &["buffer"], options)
+                },
+            ));
+        }
+        for mode in MODES {
+            cases.push(Case::new(
+                Tier::Clients,
+                format!("c-mode/{mode}/{person}"),
+                move |bench, log| {
+                    let client = bench.c_client(Linkage::Dynamic)?;
+                    client_run(bench, log, person, &client, &["mode", mode], &[])
                 },
             ));
         }
@@ -93,7 +106,7 @@ pub(super) fn cases() -> Vec<Case> {
                 format!("vfio-ioctls/{backend}/{person}"),
                 move |bench, log| {
                     let client = bench.rust_client()?;
-                    client_run(bench, log, person, &client, backend, &[])
+                    client_run(bench, log, person, &client, &[backend], &[])
                 },
             ));
         }
@@ -110,7 +123,7 @@ pub(super) fn cases() -> Vec<Case> {
                         ));
                     }
                     let client = bench.c_client(Linkage::Dynamic)?;
-                    client_run(bench, log, person, &client, "kvm", &[])
+                    client_run(bench, log, person, &client, &["kvm"], &[])
                 },
             ));
         }
@@ -129,7 +142,7 @@ fn client_run(
     log: &Path,
     person: Person,
     client: &Path,
-    group: &str,
+    words: &[&str],
     options: &[&str],
 ) -> Result<(), Stop> {
     let place = bench.place(person)?;
@@ -139,12 +152,12 @@ fn client_run(
         .args(options)
         .arg("--")
         .arg(place.program(client)?)
-        .arg(group);
+        .args(words);
     let ended = Job::new(command, log)
         .user(place.user)
         .limit(120)
         .run()?
-        .success(&format!("client {group}"))?;
+        .success(&format!("client {}", words.join(" ")))?;
     if ended.log.lines().any(|line| line == "done") {
         Ok(())
     } else {
