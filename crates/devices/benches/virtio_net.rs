@@ -119,11 +119,7 @@ impl Bench {
         let nic = build(
             "virtio-net",
             &Properties::new(),
-            Slot {
-                source,
-                interrupts,
-                memory: None,
-            },
+            Slot { source, interrupts },
         )?;
         let _ = nic.endpoint().write_config(4, &[6, 0]);
         let port = Port::new(source, attachment, gate.join(), Arc::new(Nobody));

@@ -92,6 +92,14 @@ impl<'p> Checked<'p> {
         }
     }
 
+    /// Yes or no.
+    pub(crate) fn yes(&self, name: &str) -> Option<bool> {
+        match self.0.get(name)? {
+            Value::Bool(yes) => Some(*yes),
+            _ => None,
+        }
+    }
+
     /// A text.
     pub(crate) fn text(&self, name: &str) -> Option<&'p str> {
         match self.0.get(name)? {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::Translate;
+use crate::{Translate, WriteLog};
 
 /// The address space that a function's requests enter, replaced by whoever
 /// manages the function and read by its [`Port`](crate::Port).
@@ -15,6 +15,7 @@ use crate::Translate;
 pub struct Attachment {
     version: AtomicU64,
     space: Mutex<Option<Arc<dyn Translate>>>,
+    log: Mutex<Option<Arc<WriteLog>>>,
     link: Option<Link>,
 }
 
@@ -49,7 +50,22 @@ impl Attachment {
         self.version.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// A number that changes with every [`set`](Self::set).
+    /// Has what the function writes marked in `log`, or in none. After a
+    /// [`Grace`](crate::Grace) every write is.
+    pub fn set_log(&self, log: Option<Arc<WriteLog>>) {
+        let mut held = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = log;
+        self.version.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Where writes are marked.
+    pub fn log(&self) -> Option<Arc<WriteLog>> {
+        let held = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        held.clone()
+    }
+
+    /// A number that changes with every [`set`](Self::set) and
+    /// [`set_log`](Self::set_log).
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::SeqCst)
     }

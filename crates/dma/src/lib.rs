@@ -12,6 +12,7 @@
 //! | the link | [`Translate`], told to devices through an [`Attachment`] |
 //! | how long a result may be used | [`Gate`], [`InFlight`], [`Grace`] |
 //! | the device's end | [`Port`]; [`Interrupts`]; [`FaultSink`] |
+//! | what a device wrote | [`WriteLog`] |
 #![forbid(unsafe_code)]
 #![warn(
     clippy::arithmetic_side_effects,
@@ -42,15 +43,17 @@ mod request;
 mod rights;
 mod source;
 mod translate;
+mod write_log;
 
 pub use address::{Address, Gpa, Iova, Span};
 pub use attachment::Attachment;
 pub use fault::{Fault, FaultReason, FaultSink, Stage, Walk};
 pub use gate::{Gate, Grace, InFlight, Participant};
 pub use interrupts::{Interrupts, Line, Message};
-pub use memory::{Memory, MemoryError, SharedMemory, Width};
+pub use memory::{Memory, MemoryError, Width};
 pub use port::{DmaError, Port};
 pub use request::{Kind, Privilege, Request};
 pub use rights::{Access, Rights};
 pub use source::{ParseRequesterIdError, Pasid, RequesterId, Source};
 pub use translate::{Outcome, Run, Translate};
+pub use write_log::WriteLog;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Access, Attachment, Fault, FaultReason, FaultSink, Iova, MemoryError, Outcome, Participant,
-    Request, Source, Span, Translate, Width,
+    Request, Source, Span, Translate, Width, WriteLog,
 };
 
 /// Why a device's access did not happen. The fault is already reported.
@@ -34,6 +34,8 @@ pub struct Port {
     faults: Arc<dyn FaultSink>,
     version: u64,
     space: Option<Arc<dyn Translate>>,
+    /// Where writes are marked.
+    log: Option<Arc<WriteLog>>,
 }
 
 impl Port {
@@ -47,6 +49,7 @@ impl Port {
     ) -> Self {
         let (version, space) = attachment.get();
         Self {
+            log: attachment.log(),
             source,
             attachment,
             participant,
@@ -254,6 +257,7 @@ impl Port {
         // for a grace knows that this worker has seen the new one.
         if self.attachment.version() != self.version {
             (self.version, self.space) = self.attachment.get();
+            self.log = self.attachment.log();
         }
         let space = self
             .space
@@ -269,7 +273,15 @@ impl Port {
         if length == 0 {
             return Err(refused(FaultReason::NotMapped));
         }
-        copy(&outcome, length).map_err(|error| {
+        let copied = copy(&outcome, length);
+        if matches!(access, Access::Write | Access::Atomic)
+            && let Some(log) = &self.log
+            && let Some(written) = Span::with_length(span.first(), done)
+        {
+            // Also after a failure: a part of it may have been written.
+            log.mark(written);
+        }
+        copied.map_err(|error| {
             refused(match error {
                 MemoryError::Absent { .. } => FaultReason::Reserved,
                 _ => FaultReason::Revoked,

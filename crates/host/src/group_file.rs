@@ -44,16 +44,11 @@ impl Host {
     /// to its address space says. An iommufd gets an IOAS for VFIO calls if it
     /// has none, and claims devices when they are opened.
     /// `vfio_group_ioctl_set_container`, `vfio_container_attach_group`.
-    pub fn set_container(
-        &self,
-        number: u32,
-        container: Option<FileId>,
-    ) -> Result<Retired, Failure> {
+    pub fn set_container(&self, number: u32, container: Option<FileId>) -> Result<Retired, Error> {
         let mut state = self.lock();
         let group = state.group(number)?;
         if group.container.is_some() {
-            let reason = "the group was set to a container already";
-            return Err(Error::invalid(reason).into());
+            return Err(Error::invalid("the group was set to a container already"));
         }
         if let Some(iommufd) = container
             && self.kind(iommufd) == Some(FileKind::Iommufd)
@@ -67,13 +62,10 @@ impl Host {
             ErrorKind::BadFile,
             "the descriptor is neither a container nor an iommufd",
         ))?;
-        if !self.is_emulated(group) {
-            state.group(number)?.claim(Owner::Container(container))?;
-        }
-        let joined = self.join_container(&mut state, number, container);
-        if let Err(failure) = joined {
+        group.claim(Owner::Container(container))?;
+        if let Err(error) = self.join_container(&mut state, number, container) {
             state.group(number)?.release();
-            return Err(failure);
+            return Err(error);
         }
         state.group(number)?.container = Some(container);
         Ok(Retired::default())
@@ -135,10 +127,6 @@ impl Host {
             let Some(options) = name.strip_prefix(device.name.as_bytes()) else {
                 continue;
             };
-            if device.is_emulated() && !options.is_empty() {
-                // Options are of PCI devices.
-                continue;
-            }
             if options.first().is_none_or(|byte| *byte == b' ') {
                 check_options(options)?;
                 return Ok(index);

@@ -97,6 +97,7 @@ impl Host {
             endpoint.read_config(at, &mut control);
             (at, control)
         });
+        slot.reset_migration(state);
         endpoint.reset();
         slot.device.function.reset(kind);
         let _ = endpoint.write_config(config::register::CACHE_LINE.into(), &header);

@@ -4,12 +4,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use iogate_dma::WriteLog;
 use iogate_interrupt::Signal;
 use iogate_pci::{BarSpace, Command, Endpoint, ResetKind, config};
 
 use crate::config_region::{Capabilities, VirtualMsi};
 use crate::ioeventfd::IoEventfds;
 use crate::irqs::Irqs;
+use crate::migration::Migration;
 use crate::{Device, Error, Host, Retired};
 
 /// One device and the lock of its state. Registers in BARs are accessed
@@ -38,6 +40,9 @@ pub(crate) struct DeviceState {
     pub(crate) msi: VirtualMsi,
     /// Whether the client asked for low power, and whom to wake.
     pub(crate) low_power: Option<LowPower>,
+    pub(crate) migration: Migration,
+    /// Where the device's writes are logged.
+    pub(crate) logging: Option<Arc<WriteLog>>,
 }
 
 /// VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY is in force.
@@ -127,6 +132,7 @@ impl Host {
             return;
         }
         slot.write_command(0);
+        slot.close_migration(&mut state);
         let DeviceState {
             irqs, ioeventfds, ..
         } = &mut *state;

@@ -14,8 +14,8 @@ use crate::ledger::{Charge, Ledger, Payer};
 use crate::private::{Piece, PrivateMemory};
 use crate::slot::Slot;
 use crate::{
-    Actor, Caller, Device, Error, ErrorKind, FileId, Group, HostConfig, Interpose, Ioas, Memlock,
-    MemlockMode, Retired, SpaceId,
+    Actor, Caller, Device, Direction, Error, ErrorKind, FileId, Group, HostConfig, Interpose, Ioas,
+    Memlock, MemlockMode, Retired, SpaceId,
 };
 
 /// What can be opened by name.
@@ -46,6 +46,13 @@ pub enum FileKind {
     Access,
     /// A buffer of a device's own memory.
     Buffer,
+    /// The data of a device's migration.
+    Migration {
+        /// Its index.
+        device: usize,
+        /// Which way the data flows.
+        direction: Direction,
+    },
 }
 
 /// How a device file came to be.
@@ -290,6 +297,8 @@ impl Host {
             (FileKind::Buffer, _) => {
                 state.buffers.remove(&file);
             }
+            // The transfer goes on until the device leaves its state.
+            (FileKind::Migration { .. }, _) => {}
             (FileKind::Access, _) => self.close_access(&mut state, file, &mut retired),
         }
         self.kvm_forget(&mut state, file);
@@ -316,32 +325,21 @@ impl Host {
         (!pieces.is_empty()).then(|| self.config.gate.grace())
     }
 
-    /// Lets every device of a group make its requests in the space with this
-    /// number, by way of `translate`, or in none.
-    pub(crate) fn attach(&self, group: &Group, space: Option<(SpaceId, Arc<dyn Translate>)>) {
+    /// Lets every device of a group make its requests in `space`, or in none.
+    pub(crate) fn attach(&self, group: &Group, space: Option<&Arc<Ioas>>) {
         for &index in &group.members {
             if let Ok(device) = self.device(index) {
-                self.attach_device(device, space.clone());
+                self.attach_device(device, space);
             }
         }
     }
 
-    /// As [`attach`](Self::attach), for one device.
-    pub(crate) fn attach_device(
-        &self,
-        device: &Device,
-        space: Option<(SpaceId, Arc<dyn Translate>)>,
-    ) {
-        let (id, translate) = space.unzip();
+    /// Lets a device make its requests in `space`, or in none.
+    pub(crate) fn attach_device(&self, device: &Device, space: Option<&Arc<Ioas>>) {
+        let translate = space.map(|space| Arc::clone(space) as Arc<dyn Translate>);
         device.attachment.set(translate);
+        let id = space.map(|space| space.id());
         self.config.observer.attached(device.source, id);
-    }
-
-    /// Whether the group's devices are mediated ones.
-    pub(crate) fn is_emulated(&self, group: &Group) -> bool {
-        let members = group.members.iter();
-        let mut devices = members.filter_map(|index| self.device(*index).ok());
-        devices.any(|device| device.is_emulated())
     }
 }
 

@@ -7,7 +7,7 @@ use iogate_dma::{
     Fault, FaultReason, InFlight, Interrupts, Iova, Kind, Line, Message, Outcome, Port, Request,
     Source, Translate,
 };
-use iogate_pci::{After, ConfigEffect, Endpoint, Function, ResetKind, Wake};
+use iogate_pci::{After, ConfigEffect, Endpoint, Function, Migrate, ResetKind, Wake};
 
 use crate::Injection;
 
@@ -149,5 +149,9 @@ impl Function for Vanishing {
 
     fn reset(&self, kind: ResetKind) {
         self.inner.reset(kind);
+    }
+
+    fn migrate(&self) -> Option<&dyn Migrate> {
+        self.inner.migrate()
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use iogate_dma::{Fault, InFlight, Iova, Outcome, Port, Request, Translate};
-use iogate_pci::{After, ConfigEffect, Endpoint, Function, ResetKind, Wake};
+use iogate_pci::{After, ConfigEffect, Endpoint, Function, Migrate, ResetKind, Wake};
 
 /// An address space whose accesses are told of.
 pub(crate) struct WatchedSpace {
@@ -101,5 +101,9 @@ impl Function for WatchedFunction {
 
     fn reset(&self, kind: ResetKind) {
         self.0.reset(kind);
+    }
+
+    fn migrate(&self) -> Option<&dyn Migrate> {
+        self.0.migrate()
     }
 }

@@ -4,8 +4,7 @@ use crate::diagnostic::{Mark, Report};
 use crate::entries::{self, BridgeEntry, DeviceEntry, Entries};
 use crate::fields::Located;
 use crate::groups;
-use crate::mediated;
-use crate::model::{self, Driver, FunctionEntry, FunctionKind, Machine, Translation};
+use crate::model::{self, Driver, FunctionEntry, FunctionKind, Machine};
 use crate::tables;
 use iogate_dma::Source;
 use iogate_pci::topology::{self, BridgeKind, Planned, Topology};
@@ -79,8 +78,7 @@ pub(crate) fn build(entries: &Entries, report: &mut Report) -> Option<Machine> {
     };
     let units = plan.units(&iommus, report)?;
     let groups = groups::number(&topology, &plan.origins, &units, report)?;
-    mediated::check(entries, report);
-    let machine = assemble(entries, iommus, &plan, &topology, &units, &groups, report);
+    let machine = assemble(entries, iommus, &plan, &topology, &units, &groups);
     Some(machine)
 }
 
@@ -126,7 +124,7 @@ impl<'a> Plan<'a> {
             plan.add(Origin::Bridge(bridge), parent, bridge.acs);
         }
         let mut ports: BTreeMap<(u16, u8), usize> = BTreeMap::new();
-        for device in entries.devices.iter().filter(|device| !device.mediated) {
+        for device in &entries.devices {
             let at = device.at.as_ref().map(|at| at.value);
             let integrated = at.is_some_and(|at| at.requester.bus() == 0);
             let parent = match &device.behind {
@@ -179,25 +177,22 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// For every function the unit that translates it: its own, or that of the
-    /// nearest bridge above that names one, or the first.
-    fn units(&self, iommus: &[model::Iommu], report: &mut Report) -> Option<Vec<Translation>> {
+    /// For every function the index of the unit that translates it: its own,
+    /// or that of the nearest bridge above that names one, or the first.
+    fn units(&self, iommus: &[model::Iommu], report: &mut Report) -> Option<Vec<usize>> {
         let names = || iommus.iter().map(|iommu| iommu.name.as_str());
         let mut complete = true;
-        let own: Vec<Option<Translation>> = self
+        let own: Vec<Option<usize>> = self
             .origins
             .iter()
             .map(|origin| {
                 let name = origin.iommu()?;
-                if name.value == tables::NO_UNIT {
-                    return Some(Translation::None);
-                }
                 let found = names().position(|iommu| iommu == name.value);
                 if found.is_none() && !matches!(origin, Origin::OwnPort(_)) {
                     entries::unknown_name(report, "IOMMU", name, names());
                 }
                 complete &= found.is_some();
-                found.map(Translation::Unit)
+                found
             })
             .collect();
         let parent = |&of: &usize| self.planned.get(of).and_then(|plan| plan.parent);
@@ -205,7 +200,7 @@ impl<'a> Plan<'a> {
             let mut upwards = std::iter::successors(Some(of), parent);
             upwards
                 .find_map(|at| own.get(at).copied().flatten())
-                .unwrap_or(Translation::Unit(0))
+                .unwrap_or(0)
         };
         complete.then(|| (0..self.origins.len()).map(unit).collect())
     }
@@ -216,9 +211,8 @@ fn assemble(
     iommus: Vec<model::Iommu>,
     plan: &Plan<'_>,
     topology: &Topology,
-    units: &[Translation],
+    units: &[usize],
     groups: &[u32],
-    report: &mut Report,
 ) -> Machine {
     let mut order: Vec<usize> = (0..plan.origins.len()).collect();
     order.sort_by_key(|&index| topology.functions().get(index).map(|f| f.address));
@@ -241,10 +235,9 @@ fn assemble(
             aliases: topology.aliases(index),
             group: groups.get(index).copied().unwrap_or_default(),
             driver,
-            translation: units.get(index).copied().unwrap_or(Translation::Unit(0)),
+            iommu: units.get(index).copied().unwrap_or_default(),
         });
     }
-    mediated::add(entries, &mut functions, &mut cdevs, report);
     Machine {
         memlock: entries.memlock,
         dma_entry_limit: entries.dma_entry_limit.unwrap_or(DMA_ENTRY_LIMIT),
@@ -274,7 +267,6 @@ fn entry(origin: Origin<'_>, cdevs: &mut impl Iterator<Item = u32>) -> (Function
                 place: device.mark.location(),
                 cdev: if bound { cdevs.next() } else { None },
                 mmio: device.mmio,
-                mediated: None,
             };
             (FunctionKind::Device(entry), device.driver.clone())
         }

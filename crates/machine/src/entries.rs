@@ -35,8 +35,6 @@ pub(crate) struct DeviceEntry {
     pub(crate) mmio: Mmio,
     pub(crate) acs: bool,
     pub(crate) iommu: Option<Located<String>>,
-    pub(crate) mediated: bool,
-    pub(crate) uuid: Option<Located<String>>,
 }
 
 #[derive(Default)]

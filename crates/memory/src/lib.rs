@@ -47,7 +47,6 @@
 compile_error!("iogate-memory touches client memory by x86-64 instructions, under Linux");
 
 mod client;
-mod device;
 mod fault;
 mod file;
 mod free;
@@ -59,7 +58,6 @@ mod vma;
 mod window;
 
 pub use client::ClientMemory;
-pub use device::DeviceMemory;
 pub use file::FileRange;
 pub use process::Process;
 pub use slot::ProcessSlot;

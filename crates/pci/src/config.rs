@@ -180,6 +180,19 @@ impl ConfigSpace {
         }
     }
 
+    /// The offsets of the bytes that software may change, with the bits that
+    /// it may.
+    pub(crate) fn changeable(&self) -> impl Iterator<Item = (u16, u8)> {
+        let cells = (0_u16..).zip(&self.bytes);
+        let cells = cells.map(|(at, cell)| (at, cell.writable | cell.clearable));
+        cells.filter(|(_, bits)| *bits != 0)
+    }
+
+    /// The value of one byte.
+    pub(crate) fn get8(&self, at: u16) -> u8 {
+        self.byte(at).value
+    }
+
     /// Power-on values for every byte outside `kept`.
     pub(crate) fn reset(&mut self, kept: impl Fn(usize) -> bool) {
         for (at, cell) in self.bytes.iter_mut().enumerate() {

@@ -3,11 +3,12 @@
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use iogate_dma::{Interrupts, Line, Message, SharedMemory, Source};
+use iogate_dma::{Interrupts, Line, Message, Source};
 
 use crate::config::{ConfigSpace, capability, register, status};
 use crate::layout::MsixLayout;
 use crate::message::MsiRegisters;
+use crate::migrate::{StateError, StateReader, StateWriter};
 use crate::msix::Table;
 use crate::{Bar, Builder, Command, Identity, Life, Msix};
 
@@ -43,7 +44,6 @@ pub(crate) struct Parts {
     pub(crate) interrupts: Arc<dyn Interrupts>,
     pub(crate) config: ConfigSpace,
     pub(crate) bars: [Option<Bar>; 6],
-    pub(crate) memory: Option<(u8, Arc<dyn SharedMemory>)>,
     pub(crate) msix: Option<MsixLayout>,
 }
 
@@ -63,7 +63,6 @@ pub struct Endpoint {
     source: Source,
     interrupts: Arc<dyn Interrupts>,
     bars: [Option<Bar>; 6],
-    memory: Option<(u8, Arc<dyn SharedMemory>)>,
     msi: Option<MsiRegisters>,
     msix: Option<MsixLayout>,
     express: Option<u16>,
@@ -81,6 +80,16 @@ struct State {
     line: Line,
     /// What was last told to the bus above.
     line_told: Line,
+    /// Nothing is told: messages stay pending, the line as it was.
+    held: bool,
+}
+
+/// What of an endpoint moves with its function's state, checked.
+pub(crate) struct Moved {
+    /// Offset and value of bytes of configuration space.
+    config: Vec<(u16, u8)>,
+    msix_pending: Vec<u16>,
+    msi_pending: u32,
 }
 
 impl Endpoint {
@@ -97,7 +106,6 @@ impl Endpoint {
             source: parts.source,
             interrupts: parts.interrupts,
             bars: parts.bars,
-            memory: parts.memory,
             msi: msi.map(|at| MsiRegisters::find(&config, at)),
             msix: parts.msix,
             express: config.capability(capability::EXPRESS),
@@ -112,6 +120,7 @@ impl Endpoint {
                 msi_pending: 0,
                 line: Line::Deasserted,
                 line_told: Line::Deasserted,
+                held: false,
             }),
         }
     }
@@ -133,37 +142,6 @@ impl Endpoint {
     /// The BAR with this index.
     pub fn bar(&self, index: u8) -> Option<&Bar> {
         self.bars.get(usize::from(index))?.as_ref()
-    }
-
-    /// The plain memory that is one of the BARs, and that BAR's index.
-    pub fn memory(&self) -> Option<(u8, &Arc<dyn SharedMemory>)> {
-        let (bar, memory) = self.memory.as_ref()?;
-        Some((*bar, memory))
-    }
-
-    /// The plain memory that BAR `index` is; `None` if it is none.
-    pub fn bar_memory(&self, index: u8) -> Option<&Arc<dyn SharedMemory>> {
-        let (_, memory) = self.memory().filter(|(bar, _)| *bar == index)?;
-        Some(memory)
-    }
-
-    /// Does a read of `bar` at `offset` if the BAR is plain memory; says
-    /// whether it is. Bytes that cannot be had read as ones.
-    pub fn read_memory(&self, bar: u8, offset: u64, into: &mut [u8]) -> bool {
-        let memory = self.bar_memory(bar);
-        if memory.is_some_and(|memory| memory.read(offset, into).is_err()) {
-            into.fill(0xff);
-        }
-        memory.is_some()
-    }
-
-    /// Does a write of `bar` at `offset` if the BAR is plain memory; says
-    /// whether it is.
-    pub fn write_memory(&self, bar: u8, offset: u64, from: &[u8]) -> bool {
-        let memory = self.bar_memory(bar);
-        // Bytes that cannot be had take no writes.
-        let _ = memory.map(|memory| memory.write(offset, from));
-        memory.is_some()
     }
 
     /// The address in a BAR, without its flags; `None` if there is no such
@@ -249,6 +227,120 @@ impl Endpoint {
         }
         state.msi_pending = 0;
         state.line = Line::Deasserted;
+        state.held = false;
+        self.settle(&mut state);
+    }
+
+    /// Keeps interrupts back until [`release`](Self::release) or a reset:
+    /// messages stay pending, the line stays as it was told.
+    pub fn hold(&self) {
+        self.lock().held = true;
+    }
+
+    /// Lets interrupts go, those that were kept back first.
+    pub fn release(&self) {
+        let mut state = self.lock();
+        state.held = false;
+        self.settle(&mut state);
+    }
+
+    /// The bytes of configuration space that move with the function's state,
+    /// each with the bits that software may change: all but the Command
+    /// register, BAR addresses, the capabilities of MSI and MSI-X, and the
+    /// extended capabilities, which are the host's.
+    fn moving_bytes(&self, state: &State) -> Vec<(u16, u8)> {
+        let range = |at: u16, length: u16| at..at.saturating_add(length);
+        let mut stays = vec![range(register::COMMAND, 2), range(register::BAR0, 24)];
+        stays.push(register::EXTENDED..u16::MAX);
+        stays.extend(
+            state
+                .config
+                .capability(capability::MSI)
+                .map(|at| range(at, 24)),
+        );
+        stays.extend(
+            state
+                .config
+                .capability(capability::MSIX)
+                .map(|at| range(at, 12)),
+        );
+        let bytes = state.config.changeable();
+        bytes
+            .filter(|(at, _)| !stays.iter().any(|range| range.contains(at)))
+            .collect()
+    }
+
+    /// Says which bytes of configuration space move.
+    pub(crate) fn moving(&self, into: &mut StateWriter) {
+        let state = self.lock();
+        let bytes = self.moving_bytes(&state);
+        into.u16(u16::try_from(bytes.len()).unwrap_or(u16::MAX));
+        for (at, bits) in bytes {
+            into.u16(at);
+            into.u8(bits);
+        }
+    }
+
+    /// Writes what moves.
+    pub(crate) fn save(&self, into: &mut StateWriter) {
+        let state = self.lock();
+        for (at, bits) in self.moving_bytes(&state) {
+            into.u8(state.config.get8(at) & bits);
+        }
+        let vectors = self.msix.map_or(0, |msix| msix.vectors);
+        for vector in 0..vectors {
+            let table = state.table.as_ref();
+            into.bool(table.is_some_and(|table| table.is_pending(vector)));
+        }
+        into.u32(state.msi_pending);
+    }
+
+    /// Reads what [`save`](Self::save) of an endpoint with the same layout
+    /// wrote.
+    pub(crate) fn parse(&self, from: &mut StateReader<'_>) -> Result<Moved, StateError> {
+        let bytes = self.moving_bytes(&self.lock());
+        let mut config = Vec::with_capacity(bytes.len());
+        for (at, bits) in bytes {
+            let value = from.u8()?;
+            if value & !bits != 0 {
+                let what = "bits of configuration space that nobody can set";
+                return Err(StateError::Impossible(what));
+            }
+            config.push((at, value));
+        }
+        let mut msix_pending = Vec::new();
+        for vector in 0..self.msix.map_or(0, |msix| msix.vectors) {
+            if from.bool()? {
+                msix_pending.push(vector);
+            }
+        }
+        let msi_pending = from.u32()?;
+        let offered = u32::from(self.msi_vectors());
+        if msi_pending.checked_shr(offered).unwrap_or(0) != 0 {
+            return Err(StateError::Impossible("a vector that does not exist"));
+        }
+        Ok(Moved {
+            config,
+            msix_pending,
+            msi_pending,
+        })
+    }
+
+    /// Takes over what [`parse`](Self::parse) has read.
+    pub(crate) fn load(&self, moved: Moved) {
+        let mut state = self.lock();
+        let bytes = self.moving_bytes(&state);
+        for ((at, bits), (_, new)) in bytes.iter().zip(&moved.config) {
+            let value = state.config.get8(*at) & !bits | new;
+            state.config.set(*at, &[value]);
+        }
+        if let Some(table) = &mut state.table {
+            table.clear_pending();
+            for vector in moved.msix_pending {
+                table.set_pending(vector, true);
+            }
+        }
+        state.msi_pending = moved.msi_pending;
         self.settle(&mut state);
     }
 
@@ -425,7 +517,7 @@ impl Endpoint {
     fn settle(&self, state: &mut State) {
         let command = Command(state.config.get16(register::COMMAND));
         self.command.store(command.0, Ordering::SeqCst);
-        if command.bus_master() {
+        if command.bus_master() && !state.held {
             self.send_msix(state);
             self.send_msi(state);
         }
@@ -442,7 +534,7 @@ impl Endpoint {
         let [low, _] = state.config.get16(register::STATUS).to_le_bytes();
         let low = low & !status::INTERRUPT | shown;
         state.config.set(register::STATUS, &[low]);
-        if told != state.line_told {
+        if told != state.line_told && !state.held {
             state.line_told = told;
             self.interrupts.line(self.source, told);
         }

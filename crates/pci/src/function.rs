@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use iogate_dma::Port;
 
-use crate::{ConfigEffect, Endpoint};
+use crate::{ConfigEffect, Endpoint, Migrate};
 
 /// Says to the worker of a function that it has something to do, from any
 /// thread: for what comes from elsewhere than a register access.
@@ -90,4 +90,10 @@ pub trait Function: Send + Sync {
     /// Returns the device's own state to that of power-on. The caller has
     /// reset the endpoint before, and waits for a grace afterwards.
     fn reset(&self, kind: ResetKind);
+
+    /// What moves the function's state to another of its kind; `None` for one
+    /// that stays.
+    fn migrate(&self) -> Option<&dyn Migrate> {
+        None
+    }
 }

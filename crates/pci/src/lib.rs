@@ -6,6 +6,7 @@
 //! | a device model | [`Function`], [`After`], [`ResetKind`], [`Wake`] |
 //! | what every model has in common | [`Endpoint`], built by a [`Builder`] |
 //! | what a model's worker uses | [`Bus`], which dies with the [`Life`] it belongs to |
+//! | moving a function's state | [`Migrate`], [`migration`] |
 //! | configuration registers | [`config`] |
 //! | buses, bridges, isolation | [`topology`] |
 //!
@@ -66,6 +67,8 @@ mod endpoint;
 mod function;
 mod layout;
 mod message;
+mod migrate;
+pub mod migration;
 mod msix;
 pub mod topology;
 
@@ -75,4 +78,5 @@ pub use config::Command;
 pub use endpoint::{ConfigEffect, Endpoint, InterruptError};
 pub use function::{After, Function, ResetKind, Wake};
 pub use layout::{Builder, Identity, LayoutError, Msi, MsixLayout};
+pub use migrate::{Migrate, StateError, StateReader, StateWriter, StillWorking};
 pub use msix::Msix;

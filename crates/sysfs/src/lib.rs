@@ -41,7 +41,6 @@ mod drivers;
 mod facts;
 mod function;
 mod groups;
-mod mediated;
 mod nodes;
 mod overlay;
 mod tree;

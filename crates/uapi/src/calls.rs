@@ -10,6 +10,7 @@ enum On {
     Container,
     Group,
     Device,
+    Migration,
     Iommufd,
 }
 
@@ -39,6 +40,7 @@ const CALLS: &[(On, u32, &str)] = &[
     (On::Device, 0x76, "ioctl_device_bind_iommufd"),
     (On::Device, 0x77, "ioctl_device_attach_iommufd_pt"),
     (On::Device, 0x78, "ioctl_device_detach_iommufd_pt"),
+    (On::Migration, 0x79, "ioctl_mig_get_precopy_info"),
     (On::Iommufd, 0x80, "ioctl_destroy"),
     (On::Iommufd, 0x81, "ioctl_ioas_alloc"),
     (On::Iommufd, 0x82, "ioctl_ioas_allow_iovas"),
@@ -84,6 +86,7 @@ pub(crate) fn name(kind: FileKind, command: u32) -> Option<&'static str> {
         FileKind::Container => On::Container,
         FileKind::Group(_) => On::Group,
         FileKind::Device(_) => On::Device,
+        FileKind::Migration { .. } => On::Migration,
         FileKind::Iommufd if number < 0x80 => On::Container,
         FileKind::Iommufd => On::Iommufd,
         FileKind::Access | FileKind::Buffer => return None,

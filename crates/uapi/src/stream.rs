@@ -2,9 +2,9 @@
 //! `fs/read_write.c`, `vfs_read` and `vfs_write`: EINVAL where the file has no
 //! such operation.
 
-use iogate_host::{FileId, Host};
+use iogate_host::{FileId, FileKind, Host};
 
-use crate::{Answer, Client, Errno};
+use crate::{Answer, Client, Errno, data};
 
 /// A read of `file` into `pieces`, each an address and a length in the client:
 /// how many bytes were read. EINVAL for a file that is not read so, EBADF for
@@ -12,20 +12,26 @@ use crate::{Answer, Client, Errno};
 pub fn read_stream(
     host: &Host,
     file: FileId,
-    _pieces: &[(u64, u64)],
-    _client: &dyn Client,
+    pieces: &[(u64, u64)],
+    client: &dyn Client,
 ) -> Result<Answer, Errno> {
-    refused(host, file)
+    match host.kind(file) {
+        Some(FileKind::Migration { .. }) => data::read(host, file, pieces, client),
+        _ => refused(host, file),
+    }
 }
 
 /// A write to `file`, as [`read_stream`].
 pub fn write_stream(
     host: &Host,
     file: FileId,
-    _pieces: &[(u64, u64)],
-    _client: &dyn Client,
+    pieces: &[(u64, u64)],
+    client: &dyn Client,
 ) -> Result<Answer, Errno> {
-    refused(host, file)
+    match host.kind(file) {
+        Some(FileKind::Migration { .. }) => data::write(host, file, pieces, client),
+        _ => refused(host, file),
+    }
 }
 
 fn refused(host: &Host, file: FileId) -> Result<Answer, Errno> {

@@ -592,9 +592,11 @@ fn features_are_probed_before_they_are_looked_for() {
     // Both at once are refused even for a feature that nobody has.
     assert_eq!(feature(8, GET | SET | 1), bad);
     let others = (0..=0xffff).filter(|number| !(3..=5).contains(number));
-    for number in others.step_by(7).chain([0, 1, 2, 6, 7, 8, 9, 10, 11, 12]) {
+    for number in others.step_by(7).chain([0, 1, 2, 6, 7, 8, 9, 10, 11, 13]) {
         assert_eq!(feature(8, PROBE | GET | number), Err(Errno::ENOTTY));
     }
+    // vfio_ioctl_device_feature_migration_precopy_info_v2.
+    assert_eq!(feature(8, PROBE | SET | 12), bad, "no PRE_COPY");
     for number in 3..=5 {
         assert_eq!(feature(8, number), bad, "neither");
         assert_eq!(feature(8, GET | number), bad);

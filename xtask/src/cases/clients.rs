@@ -20,30 +20,12 @@ const C_GROUPS: [&str; 8] = [
     "hostile",
 ];
 
-/// The machine of a group that is about one kind of device.
-const SPECIAL: [(&str, &[&str]); 1] = [("mediated", &["--device=edu,mediated=true"])];
-
 /// A machine whose registers are mapped.
 const MAPPED: [&str; 2] = ["--device=edu,mmio=map", "--device=nvme,size=64M,mmio=map"];
 
 /// The groups that run on it: what is said of mappings, and what is hard on a
 /// tracer.
 const MAPPED_GROUPS: [&str; 4] = ["mapped", "interrupts", "lifecycle", "hostile"];
-
-/// Machines whose NVMe has memory that programs map.
-const BUFFER: [(&str, [&str; 2]); 2] = [
-    ("trap", ["--device=edu", "--device=nvme,size=64M,cmb=1M"]),
-    (
-        "map",
-        [
-            "--device=edu,mmio=map",
-            "--device=nvme,size=64M,cmb=1M,mmio=map",
-        ],
-    ),
-];
-
-/// By what the C client opens devices and maps memory.
-const MODES: [&str; 5] = ["type1", "type1v2", "compat-group", "compat-cdev", "iommufd"];
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -55,17 +37,7 @@ pub(super) fn cases() -> Vec<Case> {
                     format!("c/{group}/{word}/{person}"),
                     move |bench, log| {
                         let client = bench.c_client(linkage)?;
-                        client_run(bench, log, person, &client, &[group], &[])
-                    },
-                ));
-            }
-            for (group, options) in SPECIAL {
-                cases.push(Case::new(
-                    Tier::Clients,
-                    format!("c/{group}/{word}/{person}"),
-                    move |bench, log| {
-                        let client = bench.c_client(linkage)?;
-                        client_run(bench, log, person, &client, &[group], options)
+                        client_run(bench, log, person, &client, group, &[])
                     },
                 ));
             }
@@ -75,30 +47,10 @@ pub(super) fn cases() -> Vec<Case> {
                     format!("c-mapped/{group}/{word}/{person}"),
                     move |bench, log| {
                         let client = bench.c_client(linkage)?;
-                        client_run(bench, log, person, &client, &[group], &MAPPED)
+                        client_run(bench, log, person, &client, group, &MAPPED)
                     },
                 ));
             }
-        }
-        for (mode, options) in &BUFFER {
-            cases.push(Case::new(
-                Tier::Clients,
-                format!("c-buffer/{mode}/{person}"),
-                move |bench, log| {
-                    let client = bench.c_client(Linkage::Dynamic)?;
-                    client_run(bench, log, person, &client, &["buffer"], options)
-                },
-            ));
-        }
-        for mode in MODES {
-            cases.push(Case::new(
-                Tier::Clients,
-                format!("c-mode/{mode}/{person}"),
-                move |bench, log| {
-                    let client = bench.c_client(Linkage::Dynamic)?;
-                    client_run(bench, log, person, &client, &["mode", mode], &[])
-                },
-            ));
         }
         for backend in ["legacy", "iommufd"] {
             cases.push(Case::new(
@@ -106,7 +58,7 @@ pub(super) fn cases() -> Vec<Case> {
                 format!("vfio-ioctls/{backend}/{person}"),
                 move |bench, log| {
                     let client = bench.rust_client()?;
-                    client_run(bench, log, person, &client, &[backend], &[])
+                    client_run(bench, log, person, &client, backend, &[])
                 },
             ));
         }
@@ -123,7 +75,7 @@ pub(super) fn cases() -> Vec<Case> {
                         ));
                     }
                     let client = bench.c_client(Linkage::Dynamic)?;
-                    client_run(bench, log, person, &client, &["kvm"], &[])
+                    client_run(bench, log, person, &client, "kvm", &[])
                 },
             ));
         }
@@ -142,7 +94,7 @@ fn client_run(
     log: &Path,
     person: Person,
     client: &Path,
-    words: &[&str],
+    group: &str,
     options: &[&str],
 ) -> Result<(), Stop> {
     let place = bench.place(person)?;
@@ -152,12 +104,12 @@ fn client_run(
         .args(options)
         .arg("--")
         .arg(place.program(client)?)
-        .args(words);
+        .arg(group);
     let ended = Job::new(command, log)
         .user(place.user)
         .limit(120)
         .run()?
-        .success(&format!("client {}", words.join(" ")))?;
+        .success(&format!("client {group}"))?;
     if ended.log.lines().any(|line| line == "done") {
         Ok(())
     } else {

@@ -26,8 +26,12 @@
 //! A queue that makes no sense, or whose structures are refused, sets
 //! DEVICE_NEEDS_RESET; a packet whose memory is refused is dropped. A reset by
 //! the driver is seen as done (status 0) when the worker has left the queues.
+//!
+//! Its state moves to another device with as many pairs, whatever the back
+//! ends are; the MAC address moves with it.
 
 mod backend;
+mod migrate;
 mod ring;
 mod spec;
 mod state;
@@ -40,12 +44,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iogate_dma::{Line, Port};
 use iogate_pci::{
-    After, Bar, Bus, ConfigEffect, Endpoint, Function, Identity, MsixLayout, ResetKind, Wake,
-    config,
+    After, Bar, Bus, ConfigEffect, Endpoint, Function, Identity, Migrate, MsixLayout, ResetKind,
+    Wake, config,
 };
 
 use crate::properties::{Checked, Kind, Property};
 use crate::registry::{BuildError, Model, Slot};
+use crate::rest::Rest;
 use backend::{Backend, Stream};
 use spec::common::NO_VECTOR;
 use spec::pci::{self, COMMON, DEVICE_SPECIFIC, ISR, NOTIFY};
@@ -70,6 +75,11 @@ pub(crate) const MODEL: Model = Model {
             name: "socket",
             kind: Kind::Text,
             about: "a listening Unix socket to connect to, as QEMU's -netdev stream (default: loopback)",
+        },
+        Property {
+            name: "migration",
+            kind: Kind::Bool,
+            about: "whether the state can be saved and moved (default true)",
         },
     ],
     build,
@@ -108,11 +118,9 @@ fn build(properties: &Checked<'_>, slot: Slot) -> Result<Arc<dyn Function>, Buil
             })?)
         }
     };
-    Ok(Arc::new(VirtioNet::new(
-        slot,
-        Setup { mac, pairs },
-        backend,
-    )?))
+    let mut device = VirtioNet::new(slot, Setup { mac, pairs }, backend)?;
+    device.migratable = properties.yes("migration").unwrap_or(true);
+    Ok(Arc::new(device))
 }
 
 /// An address of one station, as `02:00:00:00:01:00`.
@@ -135,6 +143,10 @@ pub struct VirtioNet {
     /// Where the window capability stands in configuration space.
     window: u64,
     state: Mutex<State>,
+    /// Keeps the worker away while the state moves.
+    rest: Rest,
+    /// Whether the state may move.
+    migratable: bool,
     /// The worker's, from one quantum to the next.
     scratch: Mutex<Option<Box<Scratch>>>,
 }
@@ -183,6 +195,8 @@ impl VirtioNet {
             state: Mutex::new(State::new(endpoint.life(), setup, vectors)),
             endpoint,
             backend,
+            rest: Rest::default(),
+            migratable: true,
             scratch: Mutex::default(),
         })
     }
@@ -256,6 +270,9 @@ impl Function for VirtioNet {
     }
 
     fn work(&self, port: &mut Port) -> After {
+        let Some(_inside) = self.rest.enter() else {
+            return After::Nothing;
+        };
         let plan = self.lock().begin(self.backend.has_news());
         // Taken out, so that nothing is locked while the port is used.
         let mut scratch = self.lock_scratch().take().unwrap_or_default();
@@ -277,6 +294,10 @@ impl Function for VirtioNet {
 
     fn attend(&self, wake: Wake) {
         self.backend.attend(wake);
+    }
+
+    fn migrate(&self) -> Option<&dyn Migrate> {
+        self.migratable.then_some(self as &dyn Migrate)
     }
 
     fn reset(&self, _kind: ResetKind) {

@@ -100,6 +100,14 @@ pub(super) struct Segment {
     pub(super) writable: bool,
 }
 
+/// Where a ring is between two quanta.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Position {
+    pub(super) next: u16,
+    pub(super) used: u16,
+    pub(super) silent: bool,
+}
+
 /// The worker's side of one queue.
 pub(super) struct Ring {
     place: Place,
@@ -162,6 +170,24 @@ impl Ring {
         self.taken = 0;
         self.held = 0;
         self.done.clear();
+    }
+
+    /// What the worker knows of the queue from one quantum to the next: the
+    /// next chain to take, the used index, and whether notifications are off.
+    pub(super) fn position(&self) -> Position {
+        Position {
+            next: self.next,
+            used: self.used,
+            silent: self.silent,
+        }
+    }
+
+    /// Goes on where another ring was.
+    pub(super) fn set_position(&mut self, position: Position) {
+        self.clear();
+        self.next = position.next;
+        self.used = position.used;
+        self.silent = position.silent;
     }
 
     pub(super) fn is_enabled(&self) -> bool {

@@ -10,6 +10,8 @@ use super::spec::network;
 use super::spec::pci::NOTIFY_MULTIPLIER;
 use crate::registers::{merge, show};
 
+mod moved;
+
 /// Queue pairs at most, and with the control queue the queues.
 pub(super) const MAX_PAIRS: u16 = 8;
 pub(super) const MAX_QUEUES: usize = 17;
@@ -78,6 +80,8 @@ pub(super) struct State {
     working: bool,
     /// The driver reset the device in the middle of it.
     resetting: bool,
+    /// The state came from elsewhere, and the driver is not yet woken.
+    loaded: bool,
 }
 
 /// What a quantum goes by.
@@ -133,6 +137,7 @@ impl State {
             link: true,
             working: false,
             resetting: false,
+            loaded: false,
         }
     }
 

@@ -6,7 +6,7 @@ use iogate_pci::{After, Bus, BusError};
 
 use super::VirtioNet;
 use super::backend::{Backend, MAX_FRAME};
-use super::ring::{BATCH, Ring, Segment, Stop};
+use super::ring::{BATCH, Position, Ring, Segment, Stop};
 use super::spec::network::{HEADER, NUM_BUFFERS, control};
 use super::state::{Cause, MAX_QUEUES, Plan, State};
 
@@ -33,6 +33,29 @@ struct Buffers {
     segments: Vec<Segment>,
     /// The chains of one packet that is received, with their bytes.
     chains: Vec<(u16, u64)>,
+}
+
+impl Scratch {
+    /// Where the rings of one initialization are; at the beginning if it is a
+    /// new one.
+    pub(super) fn positions(&self, generation: u64) -> [Position; MAX_QUEUES] {
+        let mut positions = [Position::default(); MAX_QUEUES];
+        if self.generation == generation {
+            for (position, ring) in positions.iter_mut().zip(&self.rings) {
+                *position = ring.position();
+            }
+        }
+        positions
+    }
+
+    /// Has the rings of an initialization go on from there.
+    pub(super) fn set_positions(&mut self, generation: u64, positions: &[Position; MAX_QUEUES]) {
+        self.generation = generation;
+        self.rings.resize_with(MAX_QUEUES, Ring::new);
+        for (ring, position) in self.rings.iter_mut().zip(positions) {
+            ring.set_position(*position);
+        }
+    }
 }
 
 impl Default for Scratch {
@@ -246,6 +269,7 @@ impl Pair<'_, '_> {
         self.transmit.refresh(&mut self.quantum.bus)?;
         let mut moved = 0_usize;
         while moved < DATA
+            && !self.quantum.nic.rest.is_asked()
             && let Some(head) = self.transmit.take()
         {
             if let Some(length) = self.gather(head)? {
@@ -308,7 +332,7 @@ impl Pair<'_, '_> {
                 Delivery::Received | Delivery::Dropped => stream.recycle(frame),
             }
             moved = moved.saturating_add(length);
-            if moved >= DATA {
+            if moved >= DATA || self.quantum.nic.rest.is_asked() {
                 break;
             }
         }

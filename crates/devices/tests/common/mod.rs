@@ -16,13 +16,11 @@ use std::sync::{Arc, Mutex};
 use iogate_devices::{Properties, Slot, build};
 use iogate_dma::{
     Attachment, Fault, FaultReason, FaultSink, Gate, InFlight, Interrupts, Iova, Line, Memory,
-    MemoryError, Message, Outcome, Port, Request, Rights, Run, SharedMemory, Source, Span,
-    Translate, Width,
+    MemoryError, Message, Outcome, Port, Request, Rights, Run, Source, Span, Translate, Width,
 };
-use iogate_pci::{After, ConfigEffect, Function, ResetKind};
+use iogate_pci::{After, ConfigEffect, Function, Migrate, ResetKind, StateError, migration};
 
 /// Plain memory from address 0 on.
-#[derive(Default)]
 pub struct Ram(Mutex<Vec<u8>>);
 
 impl Memory for Ram {
@@ -50,12 +48,6 @@ impl Memory for Ram {
     }
     fn compare_exchange(&self, address: u64, _: Width, _: u64, _: u64) -> Result<u64, MemoryError> {
         Err(MemoryError::NotAtomic { address })
-    }
-}
-
-impl SharedMemory for Ram {
-    fn file(&self) -> Option<(std::os::fd::BorrowedFd<'_>, u64)> {
-        None
     }
 }
 
@@ -155,9 +147,6 @@ impl Machine {
         let slot = Slot {
             source,
             interrupts: interrupts.clone(),
-            memory: Some(Arc::new(|_, size| {
-                Ok(Arc::new(Ram(Mutex::new(vec![0; size as usize]))))
-            })),
         };
         let device = build(model, properties, slot).unwrap();
         let whole = Span::with_length(Iova(0), size as u64).unwrap();
@@ -264,6 +253,32 @@ impl Machine {
             assert!(quanta < 100_000, "the worker never finishes");
         }
         quanta
+    }
+
+    pub fn migrate(&self) -> &dyn Migrate {
+        self.device.migrate().unwrap()
+    }
+
+    /// Comes to rest, as a host has it.
+    pub fn rest(&self) {
+        self.migrate().quiesce().unwrap();
+        self.device.endpoint().hold();
+    }
+
+    /// Goes on.
+    pub fn resume(&mut self) {
+        self.device.endpoint().release();
+        let after = self.migrate().resume();
+        self.finish(after);
+    }
+
+    /// The state, of a device at rest.
+    pub fn save(&self) -> Vec<u8> {
+        migration::save(&*self.device).unwrap()
+    }
+
+    pub fn load(&self, stream: &[u8]) -> Result<(), StateError> {
+        migration::load(&*self.device, stream)
     }
 
     pub fn reset(&self) {

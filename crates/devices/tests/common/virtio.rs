@@ -59,6 +59,16 @@ impl Nic {
         nic
     }
 
+    /// The same driver on another machine, to which the memory has gone.
+    pub fn on(&self, machine: Machine) -> Self {
+        machine.poke(0, &self.machine.peek(0, RAM));
+        Self {
+            machine,
+            available: self.available.clone(),
+            used: self.used.clone(),
+        }
+    }
+
     pub fn write(&mut self, offset: u64, bytes: &[u8]) {
         self.machine.write(BAR, offset, bytes);
     }

@@ -7,7 +7,7 @@ use iogate_devices::{Properties, Slot};
 use iogate_dma::{Attachment, Fault, FaultSink, Gate, Iova, Rights, Source, Span};
 use iogate_host::{
     Actor, Device, GroupConfig, Host, HostConfig, Iommu, MemlockMode, Node, Observer, Reserved,
-    ReservedKind, SpaceId, Translation, Via,
+    ReservedKind, SpaceId, Via,
 };
 use iogate_interrupt::{Delivery, Window};
 use iogate_machine::{Machine, Model};
@@ -58,7 +58,6 @@ pub fn session(devices: usize, program: &str, arguments: &[&str]) -> Session {
         let slot = Slot {
             source: entry.source(),
             interrupts: delivery.clone(),
-            memory: None,
         };
         let built = iogate_devices::build("edu", &Properties::default(), slot).unwrap();
         let group = machine.groups().iter();
@@ -74,7 +73,7 @@ pub fn session(devices: usize, program: &str, arguments: &[&str]) -> Session {
             cdev: device.cdev.unwrap(),
             function: built,
             attachment: Arc::new(Attachment::new()),
-            translation: Translation::Unit(Arc::clone(&iommu)),
+            iommu: Arc::clone(&iommu),
         }));
     }
     let facts = list.clone();

@@ -4,19 +4,19 @@
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use super::argument::{Argument, read_value};
-use super::{Call, told};
+use super::{Call, logging, migration, told};
 use crate::{Answer, Errno};
 
 /// `struct vfio_device_feature`, without the data that follows.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
-struct Feature {
+pub(super) struct Feature {
     argsz: u32,
     flags: u32,
 }
 
 /// Bytes of [`Feature`].
-const FEATURE: usize = 8;
+pub(super) const FEATURE: usize = 8;
 
 impl Argument for Feature {
     const MINIMUM: usize = FEATURE;
@@ -26,19 +26,25 @@ impl Argument for Feature {
 }
 
 /// VFIO_DEVICE_FEATURE_*.
-mod flag {
+pub(super) mod flag {
     pub(super) const MASK: u32 = 0xffff;
-    pub(super) const GET: u32 = 1 << 16;
-    pub(super) const SET: u32 = 1 << 17;
+    pub(in super::super) const GET: u32 = 1 << 16;
+    pub(in super::super) const SET: u32 = 1 << 17;
     pub(super) const PROBE: u32 = 1 << 18;
 }
 
-/// VFIO_DEVICE_FEATURE_*, those that a device without migration, without
-/// SR-IOV and without DMA logging has.
+/// VFIO_DEVICE_FEATURE_*, those that a device without SR-IOV has.
 mod number {
+    pub(super) const MIGRATION: u32 = 1;
+    pub(super) const MIG_DEVICE_STATE: u32 = 2;
     pub(super) const LOW_POWER_ENTRY: u32 = 3;
     pub(super) const LOW_POWER_ENTRY_WITH_WAKEUP: u32 = 4;
     pub(super) const LOW_POWER_EXIT: u32 = 5;
+    pub(super) const DMA_LOGGING_START: u32 = 6;
+    pub(super) const DMA_LOGGING_STOP: u32 = 7;
+    pub(super) const DMA_LOGGING_REPORT: u32 = 8;
+    pub(super) const MIG_DATA_SIZE: u32 = 9;
+    pub(super) const MIG_PRECOPY_INFO_V2: u32 = 12;
 }
 
 /// VFIO_DEVICE_FEATURE. ENOTTY for a feature that the device does not have.
@@ -63,21 +69,28 @@ fn run(call: &Call<'_>, device: usize, body: &mut Feature) -> Result<Answer, Err
         return Err(Errno::EINVAL);
     }
     match body.flags & flag::MASK {
+        number::MIGRATION => return migration::features(call, device, body),
+        number::MIG_DEVICE_STATE => return migration::device_state(call, device, body),
+        number::DMA_LOGGING_START => return logging::start(call, device, body),
+        number::DMA_LOGGING_STOP => return logging::stop(call, device, body),
+        number::DMA_LOGGING_REPORT => return logging::report(call, device, body),
+        number::MIG_DATA_SIZE => return migration::data_size(call, device, body),
+        number::MIG_PRECOPY_INFO_V2 => return migration::precopy_info_v2(call, device, body),
         number::LOW_POWER_ENTRY => {
-            if is_set(body, 0)? {
+            if body.is_set(0)? {
                 call.host.enter_low_power(device, None)?;
             }
         }
         number::LOW_POWER_ENTRY_WITH_WAKEUP => {
             // `struct vfio_device_low_power_entry_with_wakeup`.
-            if is_set(body, 8)? {
+            if body.is_set(8)? {
                 let [fd, _] = read_pair(call)?;
                 let wakeup = call.client.eventfd(fd)?;
                 call.host.enter_low_power(device, Some(wakeup))?;
             }
         }
         number::LOW_POWER_EXIT => {
-            if is_set(body, 0)? {
+            if body.is_set(0)? {
                 call.host.leave_low_power(device)?;
             }
         }
@@ -86,20 +99,34 @@ fn run(call: &Call<'_>, device: usize, body: &mut Feature) -> Result<Answer, Err
     Ok(Answer::value(0))
 }
 
-/// Whether a feature that can only be set, with `data` bytes, is to be set; a
-/// probe is not. EINVAL for what it cannot do and for too little data.
-fn is_set(body: &Feature, data: usize) -> Result<bool, Errno> {
-    let has = |flag: u32| body.flags & flag != 0;
-    if has(flag::GET) {
-        return Err(Errno::EINVAL);
+impl Feature {
+    /// Which of the operations `known`, GET and SET, is asked for, with at
+    /// least `data` bytes; `None` for a probe. EINVAL for an operation that is
+    /// not known, for none, and for too little data. `vfio_check_feature`.
+    pub(super) fn operation(&self, known: u32, data: usize) -> Result<Option<u32>, Errno> {
+        let asked = self.flags & (flag::GET | flag::SET);
+        if asked & !known != 0 {
+            return Err(Errno::EINVAL);
+        }
+        if self.flags & flag::PROBE != 0 {
+            return Ok(None);
+        }
+        let room = usize::try_from(self.argsz).unwrap_or(usize::MAX);
+        match asked != 0 && room.saturating_sub(FEATURE) >= data {
+            true => Ok(Some(asked)),
+            false => Err(Errno::EINVAL),
+        }
     }
-    if has(flag::PROBE) {
-        return Ok(false);
+
+    /// Whether a feature that can only be set, with `data` bytes, is to be
+    /// set.
+    pub(super) fn is_set(&self, data: usize) -> Result<bool, Errno> {
+        Ok(self.operation(flag::SET, data)?.is_some())
     }
-    let room = usize::try_from(body.argsz).unwrap_or(usize::MAX);
-    match has(flag::SET) && room.saturating_sub(FEATURE) >= data {
-        true => Ok(true),
-        false => Err(Errno::EINVAL),
+
+    /// Whether a feature that can only be got, in `data` bytes, is to be got.
+    pub(super) fn is_got(&self, data: usize) -> Result<bool, Errno> {
+        Ok(self.operation(flag::GET, data)?.is_some())
     }
 }
 
@@ -134,6 +161,31 @@ mod tests {
             (
                 number::LOW_POWER_EXIT,
                 bindings::VFIO_DEVICE_FEATURE_LOW_POWER_EXIT,
+            ),
+            (number::MIGRATION, bindings::VFIO_DEVICE_FEATURE_MIGRATION),
+            (
+                number::MIG_DEVICE_STATE,
+                bindings::VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
+            ),
+            (
+                number::DMA_LOGGING_START,
+                bindings::VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
+            ),
+            (
+                number::DMA_LOGGING_STOP,
+                bindings::VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP,
+            ),
+            (
+                number::DMA_LOGGING_REPORT,
+                bindings::VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
+            ),
+            (
+                number::MIG_DATA_SIZE,
+                bindings::VFIO_DEVICE_FEATURE_MIG_DATA_SIZE,
+            ),
+            (
+                number::MIG_PRECOPY_INFO_V2,
+                bindings::VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2,
             ),
         ];
         for (ours, theirs) in pairs {

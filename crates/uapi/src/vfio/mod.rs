@@ -11,6 +11,8 @@
 //! | `irqs` | DEVICE_SET_IRQS |
 //! | `reset` | DEVICE_RESET, GET_PCI_HOT_RESET_INFO, PCI_HOT_RESET |
 //! | `feature` | DEVICE_FEATURE |
+//! | `migration` | its features of migration, and MIG_GET_PRECOPY_INFO |
+//! | `logging` | its features of DMA logging |
 
 pub(crate) mod argument;
 pub(crate) mod container;
@@ -19,6 +21,8 @@ mod dirty;
 mod feature;
 pub(crate) mod group;
 mod irqs;
+mod logging;
+pub(crate) mod migration;
 mod reset;
 pub(crate) mod type1;
 

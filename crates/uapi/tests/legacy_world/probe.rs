@@ -1,9 +1,13 @@
 //! A device model that keeps what is written to it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use iogate_dma::{Interrupts, Port, Source};
-use iogate_pci::{After, Bar, Endpoint, Function, Identity, Msi, MsixLayout, ResetKind};
+use iogate_pci::{
+    After, Bar, Endpoint, Function, Identity, Migrate, Msi, MsixLayout, ResetKind, StateError,
+    StateReader, StateWriter, StillWorking,
+};
 
 /// An access as the model saw it: BAR, offset, length, whether it was a write.
 pub type Access = (u8, u64, usize, bool);
@@ -13,6 +17,11 @@ pub struct Probe {
     pub bytes: Mutex<Vec<Vec<u8>>>,
     pub accesses: Mutex<Vec<Access>>,
     pub resets: Mutex<Vec<ResetKind>>,
+    /// Whether its state, the first bytes of BAR 0, can be moved.
+    pub moves: AtomicBool,
+    pub at_rest: AtomicBool,
+    /// Whether it never comes to rest.
+    pub restless: AtomicBool,
 }
 
 impl Probe {
@@ -69,6 +78,9 @@ impl Probe {
             endpoint,
             accesses: Mutex::default(),
             resets: Mutex::default(),
+            moves: AtomicBool::default(),
+            at_rest: AtomicBool::default(),
+            restless: AtomicBool::default(),
         }
     }
 
@@ -111,5 +123,38 @@ impl Function for Probe {
         for bar in self.bytes.lock().unwrap().iter_mut() {
             bar.fill(0);
         }
+    }
+    fn migrate(&self) -> Option<&dyn Migrate> {
+        let moves = self.moves.load(Ordering::SeqCst);
+        moves.then_some(self as &dyn Migrate)
+    }
+}
+
+impl Migrate for Probe {
+    fn shape(&self, into: &mut StateWriter) {
+        into.bytes(b"probe");
+    }
+    fn quiesce(&self) -> Result<(), StillWorking> {
+        if self.restless.load(Ordering::SeqCst) {
+            return Err(StillWorking);
+        }
+        self.at_rest.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+    fn resume(&self) -> After {
+        self.at_rest.store(false, Ordering::SeqCst);
+        After::Work
+    }
+    fn save(&self, into: &mut StateWriter) {
+        into.bytes(&self.bytes.lock().unwrap()[0][..16]);
+    }
+    fn load(&self, mut from: StateReader<'_>) -> Result<(), StateError> {
+        let bytes = from.bytes(16)?;
+        from.finish()?;
+        if bytes[0] == 0xff {
+            return Err(StateError::Impossible("a first byte of ones"));
+        }
+        self.bytes.lock().unwrap()[0][..16].copy_from_slice(bytes);
+        Ok(())
     }
 }

@@ -233,6 +233,9 @@ impl Client for Program {
     fn file_pages(&self, _: i32, _: u64, _: u64) -> Result<Arc<dyn Pages>, Errno> {
         Err(Errno::EINVAL)
     }
+    fn install(&self, file: FileId) -> Result<i32, Errno> {
+        Ok(self.fd(file))
+    }
     fn watch(&self, fd: i32, event: Event) -> Result<Box<dyn Watch>, Errno> {
         self.eventfd(fd)?;
         let number = self.next_watch.fetch_add(1, Ordering::SeqCst);
