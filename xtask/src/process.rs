@@ -314,15 +314,15 @@ fn signal_group(group: libc::pid_t, signal: libc::c_int) {
     unsafe { libc::kill(-group, signal) };
 }
 
-/// The first processor that this process may run on.
-pub(crate) fn processor() -> usize {
+/// The processors that this process may run on.
+pub(crate) fn processors() -> Vec<usize> {
     // SAFETY: an all-zero set is a valid value, which lives through the calls.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set);
         (0..libc::CPU_SETSIZE.cast_unsigned() as usize)
-            .find(|&cpu| libc::CPU_ISSET(cpu, &set))
-            .unwrap_or(0)
+            .filter(|&processor| libc::CPU_ISSET(processor, &set))
+            .collect()
     }
 }
 

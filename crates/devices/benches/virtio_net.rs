@@ -119,7 +119,11 @@ impl Bench {
         let nic = build(
             "virtio-net",
             &Properties::new(),
-            Slot { source, interrupts },
+            Slot {
+                source,
+                interrupts,
+                memory: None,
+            },
         )?;
         let _ = nic.endpoint().write_config(4, &[6, 0]);
         let port = Port::new(source, attachment, gate.join(), Arc::new(Nobody));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use iogate_dma::{Interrupts, Source};
+use iogate_dma::{Interrupts, SharedMemory, Source};
 use iogate_pci::{Function, LayoutError};
 
 use crate::properties::{Checked, Properties, Property, nearest};
@@ -23,12 +23,34 @@ pub struct Model {
 /// Makes a device from its checked properties.
 pub(crate) type Build = fn(&Checked<'_>, Slot) -> Result<Arc<dyn Function>, BuildError>;
 
+/// Makes the plain memory of a device's BAR: given are the BAR's index and size
+/// in bytes, whole pages.
+pub type MakeMemory = Arc<dyn Fn(u8, u64) -> std::io::Result<Arc<dyn SharedMemory>> + Send + Sync>;
+
 /// Where a device is plugged in.
 pub struct Slot {
     /// Its requester id.
     pub source: Source,
     /// Where its interrupts go.
     pub interrupts: Arc<dyn Interrupts>,
+    /// Where memory that programs can map comes from; `None` if no device here
+    /// wants any.
+    pub memory: Option<MakeMemory>,
+}
+
+impl Slot {
+    /// The plain memory of BAR `bar`, of `size` bytes.
+    pub(crate) fn make_memory(
+        &self,
+        bar: u8,
+        size: u64,
+    ) -> Result<Arc<dyn SharedMemory>, BuildError> {
+        let made = match &self.memory {
+            Some(make) => make(bar, size),
+            None => Err(std::io::ErrorKind::Unsupported.into()),
+        };
+        made.map_err(|error| BuildError::Memory { size, error })
+    }
 }
 
 /// Why a device cannot be made.
@@ -74,6 +96,14 @@ pub enum BuildError {
     File {
         /// The file.
         path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// There is no memory for a BAR.
+    #[error("cannot make memory of {size:#x} bytes: {error}")]
+    Memory {
+        /// Bytes.
+        size: u64,
         /// Why.
         error: std::io::Error,
     },

@@ -16,6 +16,7 @@ fn refusal(model: &str, properties: &[(&str, Value)]) -> String {
     let slot = Slot {
         source: "0000:01:00.0".parse().unwrap(),
         interrupts: Arc::new(Interrupted::default()),
+        memory: None,
     };
     match build(model, &properties, slot) {
         Ok(_) => String::new(),

@@ -50,7 +50,7 @@ pub use attachment::Attachment;
 pub use fault::{Fault, FaultReason, FaultSink, Stage, Walk};
 pub use gate::{Gate, Grace, InFlight, Participant};
 pub use interrupts::{Interrupts, Line, Message};
-pub use memory::{Memory, MemoryError, Width};
+pub use memory::{Memory, MemoryError, SharedMemory, Width};
 pub use port::{DmaError, Port};
 pub use request::{Kind, Privilege, Request};
 pub use rights::{Access, Rights};

@@ -1,5 +1,7 @@
 //! Memory at the end of a chain of address spaces.
 
+use std::os::fd::BorrowedFd;
+
 /// Bytes of one single-copy-atomic access; its address is a multiple of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Width {
@@ -84,4 +86,12 @@ pub trait Memory: Send + Sync {
         current: u64,
         new: u64,
     ) -> Result<u64, MemoryError>;
+}
+
+/// A device's own memory, which programs can have mapped: what is written on
+/// either side is there on the other. Addresses begin at 0.
+pub trait SharedMemory: Memory {
+    /// The file that holds the memory, and the offset in it at which the memory
+    /// begins, a multiple of the page size; `None` if programs cannot map it.
+    fn file(&self) -> Option<(BorrowedFd<'_>, u64)>;
 }

@@ -100,6 +100,21 @@ impl Host {
         Err(Error::invalid("the page table was not made for PASIDs").into())
     }
 
+    /// EOPNOTSUPP for a device whose driver knows no PASIDs: a mediated one.
+    pub fn cdev_check_pasids(&self, file: FileId) -> Result<(), Error> {
+        let device = match self.kind(file) {
+            Some(FileKind::Device(index)) => self.device(index)?,
+            _ => return Ok(()),
+        };
+        match device.is_emulated() {
+            true => Err(Error::new(
+                ErrorKind::Unsupported,
+                "a mediated device has no PASIDs",
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// EINVAL unless bound; ENOTTY for a file that was got by way of a group.
     pub fn cdev_check_bound(&self, file: FileId) -> Result<(), Error> {
         self.binding(&self.lock(), file).map(drop)

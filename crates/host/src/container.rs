@@ -4,10 +4,15 @@
 
 use std::sync::Arc;
 
-use iogate_dma::Iova;
+use iogate_dma::{Iova, Translate};
 
+use crate::emulated::{EmulatedSpace, WriteRule};
+use crate::iommufd::Failure;
 use crate::state::State;
-use crate::{Error, ErrorKind, FileId, Host, Ioas, Iommu, Retired, Via};
+use crate::{
+    DirtyLog, Error, ErrorKind, FileId, Group, Host, Ioas, Iommu, PinError, Pinned, Retired,
+    SpaceId, Via,
+};
 
 /// The page size that mappings are made of at least: the processor's.
 pub(crate) const PAGE: u64 = 4096;
@@ -39,10 +44,17 @@ pub(crate) struct Type1 {
     pub(crate) coherent: bool,
     /// Mappings that may still be made.
     pub(crate) available: u32,
-    /// Whether dirty pages are tracked.
-    pub(crate) tracks_dirty: bool,
+    /// Whether dirty pages are tracked, and what mediated devices wrote.
+    pub(crate) written: Arc<DirtyLog>,
     /// Mappings whose addresses are invalid.
     pub(crate) invalid: u32,
+    /// Whether a unit shows the mappings: their pages are pinned then, and
+    /// all count as written.
+    pub(crate) has_units: bool,
+    /// Whether a unit has ever limited where mappings may lie.
+    pub(crate) is_limited: bool,
+    /// Whether a group of mediated devices is in the container.
+    pub(crate) has_emulated: bool,
 }
 
 impl Type1 {
@@ -51,6 +63,31 @@ impl Type1 {
         1_u64
             .checked_shl(self.page_sizes.trailing_zeros())
             .unwrap_or(PAGE)
+    }
+
+    /// Pins the pages of all mappings, for the first unit: on an error of none,
+    /// and what was pinned in vain. `vfio_iommu_replay`.
+    fn fill(&self, state: &mut State) -> Result<(), (PinError, Vec<Box<dyn Pinned>>)> {
+        let mut next = Some(Iova(0));
+        while let Some((span, _)) = next.and_then(|from| self.space.space().next_area(from)) {
+            if let Err(error) = self.space.fill(&mut state.private, span.first()) {
+                return Err((error, self.clear(state)));
+            }
+            next = span.last().checked_add(1);
+        }
+        Ok(())
+    }
+
+    /// Lets go of the pages of all mappings, with the last unit.
+    /// `vfio_iommu_unmap_unpin_reaccount`.
+    fn clear(&self, state: &mut State) -> Vec<Box<dyn Pinned>> {
+        let mut pages = Vec::new();
+        let mut next = Some(Iova(0));
+        while let Some((span, _)) = next.and_then(|from| self.space.space().next_area(from)) {
+            pages.extend(self.space.clear(&mut state.private, span.first()));
+            next = span.last().checked_add(1);
+        }
+        pages
     }
 }
 
@@ -93,7 +130,8 @@ impl Host {
         Ok(match id {
             extension::TYPE1 | extension::TYPE1_V2 | extension::UNMAP_ALL => true,
             extension::COHERENT => iommu.is_some_and(|iommu| iommu.coherent),
-            extension::UPDATE_VADDR => iommu.is_some(),
+            // Mediated devices use addresses at any time.
+            extension::UPDATE_VADDR => iommu.is_some_and(|iommu| !iommu.has_emulated),
             _ => false,
         })
     }
@@ -130,8 +168,11 @@ impl Host {
             page_sizes: 0,
             coherent: true,
             available,
-            tracks_dirty: false,
+            written: Arc::new(DirtyLog::new(PAGE)),
             invalid: 0,
+            has_units: false,
+            is_limited: false,
+            has_emulated: false,
         };
         for &number in &groups {
             if let Err(error) = self.reserve(&state, number, &iommu.space) {
@@ -141,7 +182,8 @@ impl Host {
         }
         self.summarise(&state, &groups, &mut iommu);
         for &number in &groups {
-            self.attach(state.group(number)?, Some(&iommu.space));
+            let group = state.group(number)?;
+            self.attach(group, Some(self.view(group, &iommu)));
         }
         state.container(file)?.iommu = Some(iommu);
         Ok(())
@@ -149,33 +191,64 @@ impl Host {
 
     /// Adds a group to a container; if its IOMMU is set, EBUSY while addresses
     /// are invalid and EINVAL if mappings lie where the group's devices cannot
-    /// reach. `vfio_iommu_type1_attach_group`.
+    /// reach; EFAULT, ENOMEM if the first unit has their memory pinned and that
+    /// cannot be. `vfio_iommu_type1_attach_group`.
     pub(crate) fn join_container(
         &self,
         state: &mut State,
         number: u32,
         file: FileId,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Failure> {
         let container = state.container(file)?;
         if let Some(mut iommu) = container.iommu.take() {
             let mut groups = container.groups.clone();
             groups.push(number);
-            let joined = match iommu.invalid {
-                0 => self.reserve(state, number, &iommu.space),
-                _ => Err(Error::new(
-                    ErrorKind::Busy,
-                    "addresses of the container's mappings are invalid",
-                )),
-            };
+            let joined = self.join(state, number, &iommu);
             if joined.is_ok() {
                 self.summarise(state, &groups, &mut iommu);
-                self.attach(state.group(number)?, Some(&iommu.space));
+                let group = state.group(number)?;
+                self.attach(group, Some(self.view(group, &iommu)));
             }
             state.container(file)?.iommu = Some(iommu);
             joined?;
         }
         state.container(file)?.groups.push(number);
         Ok(())
+    }
+
+    /// Has a group's units show the mappings.
+    fn join(&self, state: &mut State, number: u32, iommu: &Type1) -> Result<(), Failure> {
+        if iommu.invalid > 0 {
+            let reason = "addresses of the container's mappings are invalid";
+            return Err(Error::new(ErrorKind::Busy, reason).into());
+        }
+        self.reserve(state, number, &iommu.space)?;
+        if iommu.has_units || self.units(state, number).next().is_none() {
+            return Ok(());
+        }
+        iommu.fill(state).map_err(|(error, pages)| {
+            iommu.space.release(u64::from(number));
+            Failure {
+                error: error.into(),
+                retired: Box::new(self.retire(pages)),
+            }
+        })
+    }
+
+    /// How a group's devices see the container's mappings.
+    fn view(&self, group: &Group, iommu: &Type1) -> (SpaceId, Arc<dyn Translate>) {
+        let space = Arc::clone(&iommu.space);
+        let id = space.id();
+        if !self.is_emulated(group) {
+            return (id, space);
+        }
+        let memory = Arc::clone(&self.config.memory);
+        let written = Some(Arc::clone(&iommu.written));
+        let rule = WriteRule::ReadAndWrite;
+        (
+            id,
+            Arc::new(EmulatedSpace::new(space, memory, rule, written)),
+        )
     }
 
     /// Removes a group; the last takes the address space with it.
@@ -200,7 +273,11 @@ impl Host {
                 release_all(state, &iommu.space, retired);
             } else {
                 iommu.space.release(u64::from(number));
+                let had_units = iommu.has_units;
                 self.summarise(state, &groups, &mut iommu);
+                if had_units && !iommu.has_units {
+                    retired.pages.extend(iommu.clear(state));
+                }
                 if let Ok(container) = state.container(file) {
                     container.iommu = Some(iommu);
                 }
@@ -217,11 +294,11 @@ impl Host {
         state.forget_container(file);
     }
 
-    /// The units that a group's devices stand behind.
+    /// The units that a group's devices stand behind; none for mediated ones.
     fn units<'h>(&'h self, state: &'h State, number: u32) -> impl Iterator<Item = &'h Iommu> {
         let members = state.groups.get(&number).map(|group| &group.members);
         let members = members.into_iter().flatten();
-        members.filter_map(|&index| Some(&*self.device(index).ok()?.iommu))
+        members.filter_map(|&index| Some(&**self.device(index).ok()?.unit()?))
     }
 
     fn reserve(&self, state: &State, number: u32, space: &Ioas) -> Result<(), Error> {
@@ -238,12 +315,18 @@ impl Host {
     fn summarise(&self, state: &State, groups: &[u32], iommu: &mut Type1) {
         iommu.page_sizes = u64::MAX;
         iommu.coherent = true;
+        iommu.has_units = false;
+        iommu.has_emulated = false;
         for &number in groups {
             for unit in self.units(state, number) {
                 iommu.page_sizes &= unit.page_sizes;
                 iommu.coherent &= unit.coherent;
+                iommu.has_units = true;
             }
+            let group = state.groups.get(&number);
+            iommu.has_emulated |= group.is_some_and(|group| self.is_emulated(group));
         }
+        iommu.is_limited |= iommu.has_units;
         let small = PAGE.saturating_sub(1);
         if iommu.page_sizes & small != 0 {
             iommu.page_sizes = iommu.page_sizes & !small | PAGE;

@@ -44,11 +44,16 @@ impl Host {
     /// to its address space says. An iommufd gets an IOAS for VFIO calls if it
     /// has none, and claims devices when they are opened.
     /// `vfio_group_ioctl_set_container`, `vfio_container_attach_group`.
-    pub fn set_container(&self, number: u32, container: Option<FileId>) -> Result<Retired, Error> {
+    pub fn set_container(
+        &self,
+        number: u32,
+        container: Option<FileId>,
+    ) -> Result<Retired, Failure> {
         let mut state = self.lock();
         let group = state.group(number)?;
         if group.container.is_some() {
-            return Err(Error::invalid("the group was set to a container already"));
+            let reason = "the group was set to a container already";
+            return Err(Error::invalid(reason).into());
         }
         if let Some(iommufd) = container
             && self.kind(iommufd) == Some(FileKind::Iommufd)
@@ -62,10 +67,13 @@ impl Host {
             ErrorKind::BadFile,
             "the descriptor is neither a container nor an iommufd",
         ))?;
-        group.claim(Owner::Container(container))?;
-        if let Err(error) = self.join_container(&mut state, number, container) {
+        if !self.is_emulated(group) {
+            state.group(number)?.claim(Owner::Container(container))?;
+        }
+        let joined = self.join_container(&mut state, number, container);
+        if let Err(failure) = joined {
             state.group(number)?.release();
-            return Err(error);
+            return Err(failure);
         }
         state.group(number)?.container = Some(container);
         Ok(Retired::default())
@@ -127,6 +135,10 @@ impl Host {
             let Some(options) = name.strip_prefix(device.name.as_bytes()) else {
                 continue;
             };
+            if device.is_emulated() && !options.is_empty() {
+                // Options are of PCI devices.
+                continue;
+            }
             if options.first().is_none_or(|byte| *byte == b' ') {
                 check_options(options)?;
                 return Ok(index);

@@ -22,6 +22,9 @@ pub struct RegionInfo {
     pub writable: bool,
     /// It can be mapped.
     pub mappable: bool,
+    /// It is plain memory, which a mapping is of: nothing executes the
+    /// accesses.
+    pub is_memory: bool,
     /// More about it.
     pub capabilities: Vec<RegionCapability>,
 }
@@ -88,6 +91,7 @@ impl Host {
                         readable: true,
                         writable: true,
                         mappable,
+                        is_memory: slot.endpoint().bar_memory(index).is_some(),
                         capabilities: msix
                             .then_some(RegionCapability::MsixMappable)
                             .into_iter()

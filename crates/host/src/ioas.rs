@@ -316,15 +316,23 @@ impl Ioas {
     #[cold]
     fn refuse(&self, request: &Request, miss: Miss) -> Result<Outcome<'_>, Fault> {
         let first = request.span.first();
+        if matches!(miss, Miss::NotMapped | Miss::Unfilled) && request.access == Access::Write {
+            let windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+            if windows.iter().any(|(_, window)| window.contains(first)) {
+                return Ok(Outcome::Message { address: first.0 });
+            }
+        }
+        Err(self.fault(request, miss))
+    }
+
+    /// The fault of a request that misses.
+    #[cold]
+    pub(crate) fn fault(&self, request: &Request, miss: Miss) -> Fault {
+        let first = request.span.first();
         let reason = match miss {
             Miss::Permission => FaultReason::Permission,
             Miss::Revoked => FaultReason::Revoked,
             Miss::NotMapped | Miss::Unfilled => {
-                let windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-                let is_message = windows.iter().any(|(_, window)| window.contains(first));
-                if is_message && request.access == Access::Write {
-                    return Ok(Outcome::Message { address: first.0 });
-                }
                 let byte = Span::new(first, first);
                 match byte.is_some_and(|byte| self.space.is_reserved(byte)) {
                     true => FaultReason::Reserved,
@@ -332,14 +340,25 @@ impl Ioas {
                 }
             }
         };
-        Err(Fault {
+        Fault {
             source_id: request.source,
             span: request.span,
             access: request.access,
             reason,
             walk: None,
             recoverable: false,
-        })
+        }
+    }
+
+    /// Where a request ends in memory that is pinned.
+    #[inline]
+    pub(crate) fn translate_or_miss<'g>(
+        &'g self,
+        guard: &'g InFlight<'_>,
+        request: &Request,
+    ) -> Result<Run<'g>, Miss> {
+        let hit = self.space.lookup(guard, request.span, request.access)?;
+        Ok(Run::new(&*self.memory, hit.output, hit.length, hit.rights))
     }
 }
 
@@ -366,11 +385,8 @@ impl Translate for Ioas {
         guard: &'g InFlight<'_>,
         request: &Request,
     ) -> Result<Outcome<'g>, Fault> {
-        match self.space.lookup(guard, request.span, request.access) {
-            Ok(hit) => {
-                let run = Run::new(&*self.memory, hit.output, hit.length, hit.rights);
-                Ok(Outcome::Memory(run))
-            }
+        match self.translate_or_miss(guard, request) {
+            Ok(run) => Ok(Outcome::Memory(run)),
             Err(miss) => self.refuse(request, miss),
         }
     }

@@ -111,7 +111,10 @@ impl Host {
     /// Whether all devices of the file have their DMA forced to snoop. Linux
     /// `vfio_file_enforced_coherent`.
     fn is_coherent(&self, state: &State, file: FileId) -> bool {
-        let of = |index: usize| self.device(index).is_ok_and(|device| device.iommu.coherent);
+        let of = |index: usize| {
+            let unit = self.device(index).ok().and_then(|device| device.unit());
+            unit.is_some_and(|unit| unit.coherent)
+        };
         match self.kind(file) {
             Some(FileKind::Device(index)) => of(index),
             Some(FileKind::Group(number)) => {

@@ -325,21 +325,32 @@ impl Host {
         (!pieces.is_empty()).then(|| self.config.gate.grace())
     }
 
-    /// Lets every device of a group make its requests in `space`, or in none.
-    pub(crate) fn attach(&self, group: &Group, space: Option<&Arc<Ioas>>) {
+    /// Lets every device of a group make its requests in the space with this
+    /// number, by way of `translate`, or in none.
+    pub(crate) fn attach(&self, group: &Group, space: Option<(SpaceId, Arc<dyn Translate>)>) {
         for &index in &group.members {
             if let Ok(device) = self.device(index) {
-                self.attach_device(device, space);
+                self.attach_device(device, space.clone());
             }
         }
     }
 
-    /// Lets a device make its requests in `space`, or in none.
-    pub(crate) fn attach_device(&self, device: &Device, space: Option<&Arc<Ioas>>) {
-        let translate = space.map(|space| Arc::clone(space) as Arc<dyn Translate>);
+    /// As [`attach`](Self::attach), for one device.
+    pub(crate) fn attach_device(
+        &self,
+        device: &Device,
+        space: Option<(SpaceId, Arc<dyn Translate>)>,
+    ) {
+        let (id, translate) = space.unzip();
         device.attachment.set(translate);
-        let id = space.map(|space| space.id());
         self.config.observer.attached(device.source, id);
+    }
+
+    /// Whether the group's devices are mediated ones.
+    pub(crate) fn is_emulated(&self, group: &Group) -> bool {
+        let members = group.members.iter();
+        let mut devices = members.filter_map(|index| self.device(*index).ok());
+        devices.any(|device| device.is_emulated())
     }
 }
 

@@ -65,7 +65,8 @@ pub enum UnmapMode {
 pub struct Type1Info {
     /// Page sizes, one bit each.
     pub page_sizes: u64,
-    /// Where mappings may lie, ascending.
+    /// Where mappings may lie, ascending; none while only mediated devices
+    /// have been there, which set no limits.
     pub ranges: Vec<Span>,
     /// Mappings that may still be made.
     pub available: u32,
@@ -92,7 +93,10 @@ impl Host {
         let iommu = state.type1(file)?;
         Ok(Type1Info {
             page_sizes: iommu.page_sizes,
-            ranges: iommu.space.space().usable(),
+            ranges: match iommu.is_limited {
+                true => iommu.space.space().usable(),
+                false => Vec::new(),
+            },
             available: iommu.available,
         })
     }
@@ -165,22 +169,28 @@ impl Host {
         let mut mapping = Mapping::new(pages(), 0);
         let payer = Payer::Process(caller.address_space());
         mapping.charge = state.account(self.config.memlock, caller, payer, size)?;
-        space.map(&mut state.private, span, rights, mapping, Reach::Now, how)?;
+        let reach = match state.type1(file)?.has_units {
+            true => Reach::Now,
+            // A mediated device looks for the memory when it wants it.
+            false => Reach::Later,
+        };
+        space.map(&mut state.private, span, rights, mapping, reach, how)?;
         let iommu = state.type1(file)?;
         iommu.available = iommu.available.saturating_sub(1);
         Ok(Retired::default())
     }
 
     /// VFIO_IOMMU_UNMAP_DMA: how many bytes it was about. In mode
-    /// [`UnmapMode::Report`], `report` is told of each mapping before it goes;
-    /// an error of its ends the call with what went before gone.
-    /// `vfio_dma_do_unmap`.
+    /// [`UnmapMode::Report`], `report` is told of each mapping before it goes,
+    /// and of what was written of it; an error of its ends the call with what
+    /// went before gone. EBUSY to invalidate addresses that mediated devices
+    /// use. `vfio_dma_do_unmap`.
     pub fn unmap_dma<E: From<Error>>(
         &self,
         file: FileId,
         range: UnmapRange,
         mode: UnmapMode,
-        mut report: impl FnMut(Span) -> Result<(), E>,
+        mut report: impl FnMut(Span, &[Span]) -> Result<(), E>,
         caller: &dyn Caller,
     ) -> Result<(u64, Retired), (E, Retired)> {
         let mut retired = Retired::default();
@@ -195,7 +205,8 @@ impl Host {
             &mut retired,
         );
         drop(state);
-        if !retired.pages.is_empty() {
+        // Also where nothing was pinned: a mediated device may be at it.
+        if result.as_ref().map_or(true, |bytes| *bytes > 0) {
             retired.grace = Some(self.config.gate.grace());
         }
         match result {
@@ -218,13 +229,18 @@ impl Host {
 
     /// VFIO_IOMMU_DIRTY_PAGES with START or STOP; either may be repeated.
     pub fn track_dirty(&self, file: FileId, on: bool) -> Result<(), Error> {
-        self.lock().type1(file)?.tracks_dirty = on;
+        let mut state = self.lock();
+        let written = &state.type1(file)?.written;
+        if written.is_on() != on {
+            written.set(on);
+        }
         Ok(())
     }
 
     /// VFIO_IOMMU_DIRTY_PAGES with GET_BITMAP: tells `report` of every mapping
-    /// in the range, all of whose pages are to be taken as dirty, since
-    /// devices write without telling. EINVAL off the smallest page, for
+    /// in the range and of what of it is to be taken as dirty: all, where a unit
+    /// lets devices write without telling, else what mediated devices wrote
+    /// since the last time. EINVAL off the smallest page, for
     /// another page size, while nothing is tracked, and if the range cuts a
     /// mapping. `vfio_iova_dirty_bitmap`.
     pub fn dirty_bitmap<E: From<Error>>(
@@ -232,7 +248,7 @@ impl Host {
         file: FileId,
         (iova, size): (u64, u64),
         page_size: u64,
-        mut report: impl FnMut(Span) -> Result<(), E>,
+        mut report: impl FnMut(Span, &[Span]) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut state = self.lock();
         let iommu = state.type1(file)?;
@@ -244,7 +260,7 @@ impl Host {
         if (iova | size) & granule.wrapping_sub(1) != 0 || size == 0 {
             return invalid("not aligned to the smallest page");
         }
-        if !iommu.tracks_dirty {
+        if !iommu.written.is_on() {
             return invalid("dirty pages are not tracked");
         }
         let Some(range) = Span::with_length(Iova(iova), size) else {
@@ -253,10 +269,9 @@ impl Host {
         if iommu.cuts(range) {
             return invalid("the range cuts a mapping");
         }
-        let space = Arc::clone(&iommu.space);
         let mut left = Some(range);
-        while let Some((span, _)) = left.and_then(|left| space.space().area_in(left)) {
-            report(span)?;
+        while let Some((span, _)) = left.and_then(|left| iommu.space.space().area_in(left)) {
+            report(span, &iommu.dirty(span))?;
             left = after(span, range);
         }
         Ok(())
@@ -275,6 +290,14 @@ impl Type1 {
             false => Err(Error::invalid(
                 "not exactly a mapping with invalid addresses",
             )),
+        }
+    }
+
+    /// What of a mapping is to be taken as dirty. Then it is so no longer.
+    fn dirty(&self, span: Span) -> Vec<Span> {
+        match self.has_units {
+            true => vec![span],
+            false => self.written.take(span, false, |_| true),
         }
     }
 
@@ -308,15 +331,19 @@ fn unmap<E: From<Error>>(
     file: FileId,
     range: UnmapRange,
     mode: UnmapMode,
-    report: &mut impl FnMut(Span) -> Result<(), E>,
+    report: &mut impl FnMut(Span, &[Span]) -> Result<(), E>,
     caller: &dyn Caller,
     retired: &mut Retired,
 ) -> Result<u64, E> {
     let iommu = state.type1(file)?;
+    if mode == UnmapMode::Invalidate && iommu.has_emulated {
+        let reason = "a mediated device may use the addresses at any time";
+        return Err(Error::new(ErrorKind::Busy, reason).into());
+    }
     let granule = iommu.granule();
     let range = check_range(iommu, range)?;
     if let UnmapMode::Report { page_size } = mode
-        && (!iommu.tracks_dirty || page_size != granule)
+        && (!iommu.written.is_on() || page_size != granule)
     {
         return Err(Error::invalid("not tracked, or not the smallest page size").into());
     }
@@ -340,8 +367,9 @@ fn unmap<E: From<Error>>(
                 return Err(Error::invalid("addresses are invalid already").into());
             }
         } else {
+            let dirty = state.type1(file)?.dirty(span);
             if let UnmapMode::Report { .. } = mode {
-                report(span)?;
+                report(span, &dirty)?;
             }
             let how = (Via::UnmapDma, Some(caller.actor()));
             if let Some(mut area) = space.unmap(&mut state.private, span.first(), how) {

@@ -24,8 +24,10 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // Devices are built as well: what a model refuses is found here.
-    let checked = session::load(options.file.as_deref(), &options.devices)
-        .and_then(|machine| session::build_devices(&machine, None).map(|_| machine));
+    let checked = session::load(options.file.as_deref(), &options.devices).and_then(|machine| {
+        let memory = session::client_memory()?;
+        session::build_devices(&machine, None, &memory).map(|_| machine)
+    });
     match checked {
         Ok(machine) => {
             let _ = out.write_all(machine.describe().as_bytes());

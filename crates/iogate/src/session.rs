@@ -9,11 +9,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use iogate_checker::{Checker, Frame, Outside, StackId};
-use iogate_devices::{Properties, Slot, Value};
+use iogate_devices::{MakeMemory, Properties, Slot, Value};
 use iogate_dma::{Attachment, Gate, Interrupts, Iova, Source};
 use iogate_host::{
     Actor, Device, GroupConfig, Host, HostConfig, Interpose, Iommu, MemlockMode, Node, Reserved,
-    ReservedKind,
+    ReservedKind, Translation,
 };
 use iogate_inject::Injection;
 use iogate_interrupt::{Delivery, Window};
@@ -142,6 +142,7 @@ pub(crate) fn injection(
 pub(crate) fn build_devices(
     machine: &Machine,
     injection: Option<&Arc<Injection>>,
+    memory: &Arc<ClientMemory>,
 ) -> Result<(Arc<Delivery>, Functions), Refusal> {
     let delivery = Arc::new(Delivery::new(message_window(machine)));
     let interrupts: Arc<dyn Interrupts> = match injection {
@@ -158,6 +159,7 @@ pub(crate) fn build_devices(
         let slot = Slot {
             source: entry.source(),
             interrupts: interrupts.clone(),
+            memory: Some(bar_memory(memory)),
         };
         let function = iogate_devices::build(&device.model, &properties, slot)
             .map_err(|error| Refusal(format!("{}: {}: {error}", device.place, device.model)))?;
@@ -177,6 +179,22 @@ pub(crate) fn build_devices(
     place::bars(functions.iter().map(|(_, function)| function.endpoint()))
         .map_err(|error| Refusal(error.to_string()))?;
     Ok((delivery, functions))
+}
+
+/// Makes the plain memory of BARs where device files have it.
+fn bar_memory(memory: &Arc<ClientMemory>) -> MakeMemory {
+    let memory = Arc::clone(memory);
+    Arc::new(move |bar, size| {
+        let offset = iogate_uapi::memory_offset(bar.into());
+        Ok(Arc::new(memory.make_device_memory(offset, size)?))
+    })
+}
+
+/// The memory of a session's programs and devices.
+pub(crate) fn client_memory() -> Result<Arc<ClientMemory>, Refusal> {
+    let memory = ClientMemory::new();
+    let refused = |error| Refusal(format!("cannot reserve address space: {error}"));
+    memory.map(Arc::new).map_err(refused)
 }
 
 fn property(value: &machine::Value) -> Value {
@@ -231,10 +249,8 @@ impl Session {
         with_stacks: bool,
     ) -> Result<Self, Refusal> {
         let stacks = with_stacks.then(Arc::<Stacks>::default);
-        let (delivery, functions) = build_devices(machine, injection)?;
-        let memory = ClientMemory::new()
-            .map_err(|error| Refusal(format!("cannot reserve address space: {error}")))?;
-        let memory = Arc::new(memory);
+        let memory = client_memory()?;
+        let (delivery, functions) = build_devices(machine, injection, &memory)?;
         let iommus: Vec<Arc<Iommu>> = machine
             .iommus()
             .iter()
@@ -247,8 +263,16 @@ impl Session {
                 continue;
             };
             let cdev = entry.device().and_then(|device| device.cdev);
-            let (Driver::Vfio, Some(cdev), Some(iommu)) =
-                (&entry.driver, cdev, iommus.get(entry.iommu))
+            let translation = match entry.translation {
+                machine::Translation::Unit(unit) => {
+                    iommus.get(unit).cloned().map(Translation::Unit)
+                }
+                machine::Translation::Emulated => Some(Translation::Emulated),
+                machine::Translation::None => {
+                    return Err(Refusal(format!("{entry}: a device needs an IOMMU")));
+                }
+            };
+            let (Driver::Vfio, Some(cdev), Some(translation)) = (&entry.driver, cdev, translation)
             else {
                 continue;
             };
@@ -258,17 +282,23 @@ impl Session {
             devices.push(Arc::new(Device {
                 index: devices.len(),
                 source: entry.source(),
-                name: entry.source().to_string(),
+                name: entry.name(),
                 group: entry.group,
                 cdev,
                 function: function.clone(),
                 attachment: Arc::new(attachment(injection)),
-                iommu: iommu.clone(),
+                translation,
             }));
         }
-        let names = functions
-            .iter()
-            .map(|(_, function)| (function.endpoint().source(), function.model()))
+        let names = machine
+            .devices()
+            .map(|(_, entry, device)| {
+                let name = match &device.mediated {
+                    Some(uuid) => format!("{} {uuid}", device.model),
+                    None => device.model.clone(),
+                };
+                (entry.source(), name)
+            })
             .collect();
         let checker = Arc::new(Checker::new(
             Box::new(World {
@@ -473,14 +503,14 @@ impl Interpose for Before {
 
 /// What the checker asks when it writes for a person.
 struct World {
-    models: Vec<(Source, &'static str)>,
+    models: Vec<(Source, String)>,
     stacks: Option<Arc<Stacks>>,
 }
 
 impl Outside for World {
     fn model(&self, source: Source) -> Option<String> {
         let (_, model) = self.models.iter().find(|(at, _)| *at == source)?;
-        Some((*model).to_owned())
+        Some(model.clone())
     }
 
     fn thread_name(&self, actor: Actor) -> Option<String> {

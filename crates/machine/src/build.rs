@@ -4,7 +4,8 @@ use crate::diagnostic::{Mark, Report};
 use crate::entries::{self, BridgeEntry, DeviceEntry, Entries};
 use crate::fields::Located;
 use crate::groups;
-use crate::model::{self, Driver, FunctionEntry, FunctionKind, Machine};
+use crate::mediated;
+use crate::model::{self, Driver, FunctionEntry, FunctionKind, Machine, Translation};
 use crate::tables;
 use iogate_dma::Source;
 use iogate_pci::topology::{self, BridgeKind, Planned, Topology};
@@ -78,7 +79,8 @@ pub(crate) fn build(entries: &Entries, report: &mut Report) -> Option<Machine> {
     };
     let units = plan.units(&iommus, report)?;
     let groups = groups::number(&topology, &plan.origins, &units, report)?;
-    let machine = assemble(entries, iommus, &plan, &topology, &units, &groups);
+    mediated::check(entries, report);
+    let machine = assemble(entries, iommus, &plan, &topology, &units, &groups, report);
     Some(machine)
 }
 
@@ -124,7 +126,7 @@ impl<'a> Plan<'a> {
             plan.add(Origin::Bridge(bridge), parent, bridge.acs);
         }
         let mut ports: BTreeMap<(u16, u8), usize> = BTreeMap::new();
-        for device in &entries.devices {
+        for device in entries.devices.iter().filter(|device| !device.mediated) {
             let at = device.at.as_ref().map(|at| at.value);
             let integrated = at.is_some_and(|at| at.requester.bus() == 0);
             let parent = match &device.behind {
@@ -177,22 +179,25 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// For every function the index of the unit that translates it: its own,
-    /// or that of the nearest bridge above that names one, or the first.
-    fn units(&self, iommus: &[model::Iommu], report: &mut Report) -> Option<Vec<usize>> {
+    /// For every function the unit that translates it: its own, or that of the
+    /// nearest bridge above that names one, or the first.
+    fn units(&self, iommus: &[model::Iommu], report: &mut Report) -> Option<Vec<Translation>> {
         let names = || iommus.iter().map(|iommu| iommu.name.as_str());
         let mut complete = true;
-        let own: Vec<Option<usize>> = self
+        let own: Vec<Option<Translation>> = self
             .origins
             .iter()
             .map(|origin| {
                 let name = origin.iommu()?;
+                if name.value == tables::NO_UNIT {
+                    return Some(Translation::None);
+                }
                 let found = names().position(|iommu| iommu == name.value);
                 if found.is_none() && !matches!(origin, Origin::OwnPort(_)) {
                     entries::unknown_name(report, "IOMMU", name, names());
                 }
                 complete &= found.is_some();
-                found
+                found.map(Translation::Unit)
             })
             .collect();
         let parent = |&of: &usize| self.planned.get(of).and_then(|plan| plan.parent);
@@ -200,7 +205,7 @@ impl<'a> Plan<'a> {
             let mut upwards = std::iter::successors(Some(of), parent);
             upwards
                 .find_map(|at| own.get(at).copied().flatten())
-                .unwrap_or(0)
+                .unwrap_or(Translation::Unit(0))
         };
         complete.then(|| (0..self.origins.len()).map(unit).collect())
     }
@@ -211,8 +216,9 @@ fn assemble(
     iommus: Vec<model::Iommu>,
     plan: &Plan<'_>,
     topology: &Topology,
-    units: &[usize],
+    units: &[Translation],
     groups: &[u32],
+    report: &mut Report,
 ) -> Machine {
     let mut order: Vec<usize> = (0..plan.origins.len()).collect();
     order.sort_by_key(|&index| topology.functions().get(index).map(|f| f.address));
@@ -235,9 +241,10 @@ fn assemble(
             aliases: topology.aliases(index),
             group: groups.get(index).copied().unwrap_or_default(),
             driver,
-            iommu: units.get(index).copied().unwrap_or_default(),
+            translation: units.get(index).copied().unwrap_or(Translation::Unit(0)),
         });
     }
+    mediated::add(entries, &mut functions, &mut cdevs, report);
     Machine {
         memlock: entries.memlock,
         dma_entry_limit: entries.dma_entry_limit.unwrap_or(DMA_ENTRY_LIMIT),
@@ -267,6 +274,7 @@ fn entry(origin: Origin<'_>, cdevs: &mut impl Iterator<Item = u32>) -> (Function
                 place: device.mark.location(),
                 cdev: if bound { cdevs.next() } else { None },
                 mmio: device.mmio,
+                mediated: None,
             };
             (FunctionKind::Device(entry), device.driver.clone())
         }

@@ -1,5 +1,8 @@
 //! The machine in words: what `iogate machine` prints.
-use crate::model::{FunctionEntry, FunctionKind, Group, Iommu, Machine, Memlock, Mmio, Value};
+use crate::model::{
+    DeviceEntry, FunctionEntry, FunctionKind, Group, Iommu, Machine, Memlock, Mmio, Translation,
+    Value,
+};
 use crate::quantity::display_size;
 use crate::tables::bridge_kind_name;
 use std::fmt::{self, Write};
@@ -30,6 +33,9 @@ impl Machine {
         }
         let mut segment = None;
         for (index, function) in self.functions.iter().enumerate() {
+            if function.translation == Translation::Emulated {
+                continue;
+            }
             if function.placed.parent.is_none() {
                 if segment.replace(function.source().segment) != Some(function.source().segment) {
                     writeln!(out, "\nsegment {:04x}", function.source().segment)?;
@@ -37,6 +43,7 @@ impl Machine {
                 self.write_tree(out, index, 1)?;
             }
         }
+        self.write_mediated(out)?;
         writeln!(out)?;
         for group in &self.groups {
             self.write_group(out, group)?;
@@ -64,20 +71,7 @@ impl Machine {
                     )?;
                 }
             }
-            FunctionKind::Device(device) => {
-                write!(out, "{}", device.model)?;
-                for (name, value) in device.properties.iter() {
-                    match value {
-                        Value::Size(size) => write!(out, " {name}={}", display_size(*size))?,
-                        Value::Integer(number) => write!(out, " {name}={number}")?,
-                        Value::Boolean(yes) => write!(out, " {name}={yes}")?,
-                        Value::Text(text) => write!(out, " {name}={text}")?,
-                    }
-                }
-                if device.mmio == Mmio::Map {
-                    write!(out, " mmio=map")?;
-                }
-            }
+            FunctionKind::Device(device) => write_device(out, device)?,
         }
         if function.placed.acs {
             write!(out, ", ACS")?;
@@ -88,15 +82,35 @@ impl Machine {
                 write!(out, ", also as {alias}")?;
             }
         }
-        if self.iommus.len() > 1 {
-            let name = self.iommus.get(function.iommu).map_or("", |i| &i.name);
-            write!(out, ", {name}")?;
+        match function.translation {
+            Translation::Unit(unit) if self.iommus.len() > 1 => {
+                let name = self.iommus.get(unit).map_or("", |i| &i.name);
+                write!(out, ", {name}")?;
+            }
+            Translation::None => write!(out, ", no IOMMU")?,
+            _ => {}
         }
         writeln!(out)?;
         for (child, below) in self.functions.iter().enumerate() {
             if below.placed.parent == Some(index) {
                 self.write_tree(out, child, depth.saturating_add(1))?;
             }
+        }
+        Ok(())
+    }
+
+    fn write_mediated(&self, out: &mut String) -> fmt::Result {
+        let mut is_first = true;
+        for (_, function, device) in self.devices() {
+            let Some(uuid) = &device.mediated else {
+                continue;
+            };
+            if std::mem::take(&mut is_first) {
+                writeln!(out, "\nmediated devices")?;
+            }
+            write!(out, "  {uuid} ")?;
+            write_device(out, device)?;
+            writeln!(out, ", group {}", function.group)?;
         }
         Ok(())
     }
@@ -113,8 +127,9 @@ impl Machine {
         let cdevs = self
             .members(group)
             .filter_map(|member| member.device()?.cdev);
-        write!(out, "  /dev/vfio/{}", group.number)?;
-        for cdev in cdevs {
+        write!(out, "  /dev/vfio/{}", self.node_name(group))?;
+        let has_cdevs = group.translation != Translation::None;
+        for cdev in cdevs.filter(|_| has_cdevs) {
             write!(out, ", /dev/vfio/devices/vfio{cdev}")?;
         }
         writeln!(out)?;
@@ -124,6 +139,22 @@ impl Machine {
             writeln!(out, "  not viable: {member} is bound to {driver}")?;
         }
         Ok(())
+    }
+}
+
+fn write_device(out: &mut String, device: &DeviceEntry) -> fmt::Result {
+    write!(out, "{}", device.model)?;
+    for (name, value) in device.properties.iter() {
+        match value {
+            Value::Size(size) => write!(out, " {name}={}", display_size(*size))?,
+            Value::Integer(number) => write!(out, " {name}={number}")?,
+            Value::Boolean(yes) => write!(out, " {name}={yes}")?,
+            Value::Text(text) => write!(out, " {name}={text}")?,
+        }
+    }
+    match device.mmio {
+        Mmio::Map => write!(out, " mmio=map"),
+        Mmio::Trap => Ok(()),
     }
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct DeviceEntry {
     pub(crate) mmio: Mmio,
     pub(crate) acs: bool,
     pub(crate) iommu: Option<Located<String>>,
+    pub(crate) mediated: bool,
+    pub(crate) uuid: Option<Located<String>>,
 }
 
 #[derive(Default)]

@@ -3,7 +3,7 @@
 use crate::build::Origin;
 use crate::diagnostic::Report;
 use crate::fields::Located;
-use crate::model::{FunctionEntry, Group};
+use crate::model::{FunctionEntry, Group, Translation};
 use iogate_pci::topology::Topology;
 use std::collections::BTreeMap;
 
@@ -11,11 +11,28 @@ use std::collections::BTreeMap;
 pub(crate) fn number(
     topology: &Topology,
     origins: &[Origin<'_>],
-    units: &[usize],
+    units: &[Translation],
     report: &mut Report,
 ) -> Option<Vec<u32>> {
-    let sets = topology.isolation_groups();
     let unit = |index: usize| units.get(index).copied();
+    let mut sets: Vec<Vec<usize>> = Vec::new();
+    for set in topology.isolation_groups() {
+        // Linux drivers/vfio/group.c vfio_noiommu_group_alloc: one a device.
+        match set
+            .iter()
+            .all(|&index| unit(index) == Some(Translation::None))
+        {
+            true => sets.extend(set.into_iter().map(|index| vec![index])),
+            false => sets.push(set),
+        }
+    }
+    // Ports without a unit are in no group: theirs are the last numbers.
+    let is_idle = |set: &Vec<usize>| {
+        let device = |index: &usize| matches!(origins.get(*index), Some(Origin::Device(_)));
+        set.iter()
+            .all(|index| unit(*index) == Some(Translation::None) && !device(index))
+    };
+    sets.sort_by_key(is_idle);
     let mut good = true;
     let mut forced: Vec<Option<u32>> = Vec::new();
     let mut first_of: BTreeMap<u32, usize> = BTreeMap::new();
@@ -29,8 +46,14 @@ pub(crate) fn number(
             continue;
         };
         let first = *first_of.entry(number.value).or_insert(here);
-        if unit(first) != unit(here) {
-            let message = format!("group {} would span two IOMMUs", number.value);
+        if first != here && unit(first) == Some(Translation::None) || unit(first) != unit(here) {
+            let message = match unit(first) == unit(here) {
+                true => format!(
+                    "group {} would have two devices without IOMMU",
+                    number.value
+                ),
+                false => format!("group {} would span two IOMMUs", number.value),
+            };
             let other = origins.get(first).map(|origin| origin.mark());
             report.between(&number.mark, message, other?, "the other part is here");
             good = false;
@@ -54,7 +77,7 @@ pub(crate) fn number(
 fn one_unit(
     set: &[usize],
     origins: &[Origin<'_>],
-    unit: impl Fn(usize) -> Option<usize>,
+    unit: impl Fn(usize) -> Option<Translation>,
     report: &mut Report,
 ) -> bool {
     let Some((&first, others)) = set.split_first() else {
@@ -109,7 +132,7 @@ pub(crate) fn collect(functions: &[FunctionEntry]) -> Vec<Group> {
         let group = groups.entry(function.group).or_insert_with(|| Group {
             number: function.group,
             members: Vec::new(),
-            iommu: function.iommu,
+            translation: function.translation,
         });
         group.members.push(index);
     }

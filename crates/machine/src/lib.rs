@@ -32,7 +32,7 @@
 //! | top | `version` * (1), `memlock` (`"off"`, `"enforce"`), `dma_entry_limit` (65535) |
 //! | `[[iommu]]` | `name` *, `kind` (`"generic"`), `iova-bits` (48), `page-sizes` (`["4 KiB", "2 MiB", "1 GiB"]`), `msi-window` (`"x86"`, `"software"`, `"none"`, or `{ base = 0x8000000, size = "1 MiB" }`), `coherency` (true), `reserved` (list of `{ start, end, type }`: `end` is the last byte, `type` is `"direct"`, `"direct-relaxable"` or `"reserved"`) |
 //! | `[[bridge]]` | `name` *, `kind` * (`"root-port"`, `"upstream-port"`, `"downstream-port"`, `"pcie-pci-bridge"`, `"pci-bridge"`), `behind`, `at`, `acs` (true for root and downstream ports), `iommu` |
-//! | `[[device]]` | `model` *, `behind`, `at`, `group`, `driver` (`"vfio-pci"`), `iommu`, `acs` (false), `mmio` (`"trap"`, `"map"`), and what the model knows |
+//! | `[[device]]` | `model` *, `behind`, `at`, `group`, `driver` (`"vfio-pci"`), `iommu`, `acs` (false), `mmio` (`"trap"`, `"map"`), `mediated` (false), `uuid`, and what the model knows |
 //!
 //! A file without `[[device]]` is a machine without devices.
 //!
@@ -49,6 +49,9 @@
 //!   writes of the device file only, or by mappings too.
 //! - `iommu` names the unit that translates a function and all behind it; the
 //!   first unit if nothing is said. Without `[[iommu]]` there is one, `iommu0`.
+//!   `"none"` is no unit: such a device reaches memory by physical addresses.
+//! - `mediated` makes a device a mediated one: software behind no bridge and no
+//!   unit, known by its `uuid`.
 //!
 //! # Arguments
 //! `MODEL[,key=value]...` is one `[[device]]` with the same keys; a comma in a
@@ -79,6 +82,7 @@ mod diagnostic;
 mod entries;
 mod fields;
 mod groups;
+mod mediated;
 mod model;
 mod quantity;
 mod tables;
@@ -87,7 +91,7 @@ pub use diagnostic::{Error, Finding};
 pub use fields::{Model, Property, PropertyKind};
 pub use model::{
     BridgeEntry, DeviceEntry, Driver, FunctionEntry, FunctionKind, Group, Iommu, Machine, Memlock,
-    Mmio, Properties, Reserved, ReservedKind, Value,
+    Mmio, Properties, Reserved, ReservedKind, Translation, Value,
 };
 
 /// The largest machine file that is read.

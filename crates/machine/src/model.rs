@@ -102,6 +102,19 @@ impl Driver {
     }
 }
 
+/// What stands between a function and memory: the same for all of a group.
+/// Linux include/linux/vfio.h and drivers/vfio/vfio.h `enum vfio_group_type`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Translation {
+    /// The unit with this index in [`Machine::iommus`].
+    Unit(usize),
+    /// Nothing: the device is software, a mediated device, that looks at the
+    /// client's mappings by itself.
+    Emulated,
+    /// Nothing: the device reaches memory by physical addresses.
+    None,
+}
+
 /// How a program reaches registers in a device's memory BARs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Mmio {
@@ -183,10 +196,14 @@ pub struct DeviceEntry {
     pub properties: Properties,
     /// Where its entry stands, for messages: `machine.toml:7:9`.
     pub place: String,
-    /// N of `/dev/vfio/devices/vfioN`; `None` unless bound to vfio-pci.
+    /// N of `/dev/vfio/devices/vfioN`; `None` unless bound to vfio-pci. One
+    /// without IOMMU has the number, but no node.
     pub cdev: Option<u32>,
     /// Whether its registers can be mapped.
     pub mmio: Mmio,
+    /// The UUID of a mediated device, which is no PCI function: its address is
+    /// a number that no function has.
+    pub mediated: Option<String>,
 }
 
 /// What a function is.
@@ -213,11 +230,18 @@ pub struct FunctionEntry {
     pub group: u32,
     /// The driver that it is bound to.
     pub driver: Driver,
-    /// Index in [`Machine::iommus`] of the unit that translates it.
-    pub iommu: usize,
+    /// What stands between it and memory.
+    pub translation: Translation,
 }
 
 impl FunctionEntry {
+    /// Its name in VFIO: the address, or the UUID of a mediated device.
+    pub fn name(&self) -> String {
+        let device = self.device();
+        let mediated = device.and_then(|device| device.mediated.clone());
+        mediated.unwrap_or_else(|| self.source().to_string())
+    }
+
     /// Segment and requester id.
     pub fn source(&self) -> Source {
         self.placed.address
@@ -238,7 +262,7 @@ impl fmt::Display for FunctionEntry {
             FunctionKind::Device(device) => device.model.as_str(),
             FunctionKind::Bridge(bridge) => bridge.name.as_deref().unwrap_or("root port"),
         };
-        write!(f, "{name} {}", self.source())
+        write!(f, "{name} {}", self.name())
     }
 }
 
@@ -249,8 +273,8 @@ pub struct Group {
     pub number: u32,
     /// Indexes in [`Machine::functions`], ascending; never empty.
     pub members: Vec<usize>,
-    /// Index in [`Machine::iommus`]; the same for every member.
-    pub iommu: usize,
+    /// The same for every member.
+    pub translation: Translation,
 }
 
 /// A machine; see the crate's documentation for how one comes about.
@@ -318,6 +342,14 @@ impl Machine {
     /// vfio-pci.
     pub fn has_node(&self, group: &Group) -> bool {
         self.members(group).any(|f| f.driver == Driver::Vfio)
+    }
+
+    /// The name of the group's node under `/dev/vfio`.
+    pub fn node_name(&self, group: &Group) -> String {
+        match group.translation {
+            Translation::None => format!("noiommu-{}", group.number),
+            _ => group.number.to_string(),
+        }
     }
 
     /// Whether no member's driver keeps the group from being assigned.

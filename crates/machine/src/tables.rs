@@ -1,10 +1,10 @@
 //! The keys of `[[iommu]]`, `[[bridge]]` and `[[device]]`, and what their
 //! values have to be.
-use crate::MAX_RESERVED;
 use crate::diagnostic::{Mark, suggest};
 use crate::entries::{BridgeEntry, DeviceEntry, IommuEntry};
 use crate::fields::{Field, Located, Model, Raw, Table, shown};
 use crate::model::{Driver, Iommu, Mmio, Reserved, ReservedKind};
+use crate::{MAX_RESERVED, mediated};
 use iogate_dma::{Iova, Span};
 use iogate_pci::topology::BridgeKind;
 
@@ -15,6 +15,8 @@ const X86_MSI: (u64, u64) = (0xfee0_0000, 0xfeef_ffff);
 const SOFTWARE_MSI: (u64, u64) = (0x0800_0000, 0x080f_ffff);
 /// 4 KiB, 2 MiB and 1 GiB, the leaves of x86 page tables.
 const DEFAULT_PAGE_SIZES: u64 = 1 << 12 | 1 << 21 | 1 << 30;
+/// What `iommu` names where there is no unit.
+pub(crate) const NO_UNIT: &str = "none";
 /// The smallest page that Linux maps on x86; reserved ranges consist of these.
 const PAGE: u64 = 4096;
 
@@ -29,6 +31,12 @@ pub(crate) fn iommu(mut table: Table<'_, '_>) -> Option<IommuEntry> {
         "reserved",
     ]);
     let name = table.needed("name").and_then(|field| table.name(field));
+    if let Some(name) = name.as_ref().filter(|name| name.value == NO_UNIT) {
+        let label = "`iommu = \"none\"` says that there is no unit";
+        table
+            .report
+            .at(&name.mark, "no IOMMU can be called `none`", label);
+    }
     if let Some(field) = table.field("kind") {
         iommu_kind(&mut table, field);
     }
@@ -259,8 +267,8 @@ pub(crate) fn bridge(mut table: Table<'_, '_>) -> Option<BridgeEntry> {
     })
 }
 
-const DEVICE_KEYS: [&str; 8] = [
-    "model", "behind", "at", "group", "driver", "iommu", "acs", "mmio",
+const DEVICE_KEYS: [&str; 10] = [
+    "model", "behind", "at", "group", "driver", "iommu", "acs", "mmio", "mediated", "uuid",
 ];
 
 pub(crate) fn device(mut table: Table<'_, '_>, models: &[Model]) -> Option<DeviceEntry> {
@@ -279,6 +287,7 @@ pub(crate) fn device(mut table: Table<'_, '_>, models: &[Model]) -> Option<Devic
     let own = model.properties.iter().map(|p| p.name);
     let known: Vec<&str> = own.chain(DEVICE_KEYS).collect();
     table.only(&known);
+    let (mediated, uuid) = mediated::keys(&mut table);
     let behind = text_of(&mut table, "behind");
     let iommu = text_of(&mut table, "iommu");
     let at = table.field("at").and_then(|field| table.source(field));
@@ -316,6 +325,8 @@ pub(crate) fn device(mut table: Table<'_, '_>, models: &[Model]) -> Option<Devic
         mmio,
         acs: acs.is_some_and(|acs| acs.value),
         iommu,
+        mediated,
+        uuid,
     })
 }
 

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 mod common;
 use common::{error, machine, models};
-use iogate_machine::{Driver, Machine};
+use iogate_machine::{Driver, Machine, Translation};
 
 fn groups(machine: &Machine) -> Vec<(u32, Vec<String>)> {
     let names = |group| machine.members(group).map(ToString::to_string).collect();
@@ -164,20 +164,21 @@ fn a_function_is_translated_by_the_unit_of_the_nearest_bridge_that_names_one() {
         [[device]]
         model = 'edu'"
     ));
-    let units = |name: &str| -> Vec<usize> {
+    let units = |name: &str| -> Vec<Translation> {
         let named = |f: &&iogate_machine::FunctionEntry| f.to_string().starts_with(name);
         machine
             .functions()
             .iter()
             .filter(named)
-            .map(|f| f.iommu)
+            .map(|f| f.translation)
             .collect()
     };
-    assert_eq!(units("edu"), [1, 0]);
-    assert_eq!(units("nvme"), [1]);
+    let [first, second] = [0, 1].map(Translation::Unit);
+    assert_eq!(units("edu"), [second, first]);
+    assert_eq!(units("nvme"), [second]);
     assert_eq!(
         units("root port"),
-        [1, 0],
+        [second, first],
         "a port of its own is with its device"
     );
 }
@@ -258,4 +259,96 @@ group 0: rp0 0000:00:01.0, nvme 0000:01:00.0, edu 0000:01:00.1
   not viable: edu 0000:01:00.1 is bound to e1000
 ";
     assert_eq!(machine.describe(), expected);
+}
+
+/// Linux drivers/vfio/group.c, vfio_noiommu_group_alloc: what has no IOMMU
+/// group gets one by itself.
+#[test]
+fn a_mediated_device_is_no_function_and_has_a_group_of_its_own_behind_all_others() {
+    let machine = machine(
+        "[[device]]
+        model = 'edu'
+        mediated = true
+        [[device]]
+        model = 'nvme'
+        [[device]]
+        model = 'edu'
+        mediated = true
+        uuid = '83b8f4f2-509f-4c5e-9a3d-2f1b1c0de001'",
+    );
+    let devices: Vec<_> = machine
+        .devices()
+        .map(|(_, entry, device)| (entry.name(), entry.group, device.cdev, entry.translation))
+        .collect();
+    let unit = Translation::Unit(0);
+    let given = "696f6761-7465-4000-8000-000000000000".to_owned();
+    let chosen = "83b8f4f2-509f-4c5e-9a3d-2f1b1c0de001".to_owned();
+    assert_eq!(
+        devices,
+        [
+            ("0000:01:00.0".to_owned(), 1, Some(0), unit),
+            (given, 2, Some(1), Translation::Emulated),
+            (chosen.clone(), 3, Some(2), Translation::Emulated),
+        ]
+    );
+    let text = machine.describe();
+    let shown = format!(
+        "mediated devices\n  696f6761-7465-4000-8000-000000000000 edu, group 2\n  {chosen} edu, group 3\n"
+    );
+    assert!(text.contains(&shown), "{text}");
+}
+
+#[test]
+fn what_is_about_functions_has_no_place_at_a_mediated_device() {
+    let device = "[[device]]\nmodel = 'edu'\nmediated = true\n";
+    for key in [
+        "behind = 'x'",
+        "at = '0000:01:00.0'",
+        "group = 3",
+        "iommu = 'none'",
+    ] {
+        let said = error(&format!("{device}{key}"));
+        assert!(
+            said.contains("a mediated device is no PCI function"),
+            "{said}"
+        );
+    }
+    let said = error(&format!("{device}uuid = 'X'"));
+    assert!(said.contains("it looks like"), "{said}");
+    let uuid = "uuid = '83b8f4f2-509f-4c5e-9a3d-2f1b1c0de001'\n";
+    let said = error(&format!("{device}{uuid}{device}{uuid}"));
+    assert!(said.contains("two devices have the UUID"), "{said}");
+    let said = error(&format!("[[device]]\nmodel = 'edu'\n{uuid}"));
+    assert!(said.contains("mediated = true"), "{said}");
+}
+
+/// Linux drivers/vfio/group.c, vfio_create_group: the name of the node.
+#[test]
+fn a_device_without_iommu_is_alone_in_its_group_whatever_stands_beside_it() {
+    let machine = machine(
+        "[[bridge]]
+        name = 'conv'
+        kind = 'pcie-pci-bridge'
+        iommu = 'none'
+        [[device]]
+        model = 'edu'
+        behind = 'conv'
+        [[device]]
+        model = 'edu'
+        behind = 'conv'
+        [[device]]
+        model = 'nvme'",
+    );
+    let with_node: Vec<String> = machine
+        .groups()
+        .iter()
+        .filter(|group| machine.has_node(group))
+        .map(|group| machine.node_name(group))
+        .collect();
+    assert_eq!(with_node, ["noiommu-0", "noiommu-1", "3"]);
+    let said = error("[[iommu]]\nname = 'none'");
+    assert!(said.contains("no IOMMU can be called `none`"), "{said}");
+    let one = "[[device]]\nmodel = 'edu'\niommu = 'none'\ngroup = 7\n";
+    let said = error(&format!("{one}{one}"));
+    assert!(said.contains("two devices without IOMMU"), "{said}");
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use iogate_dma::{Memory, MemoryError, Width};
 
+use crate::device::DeviceMemory;
 use crate::file::{FileRange, FileWindow};
 use crate::process::Process;
 use crate::slot::{self, ProcessSlot, Slots};
@@ -69,6 +70,23 @@ impl ClientMemory {
     /// before them. Then `map_file` does it, or says why it cannot be done.
     pub fn find_file(&self, vma: &Vma, va: u64, length: u64, writable: bool) -> Option<FileRange> {
         self.files.find(vma, va, length, writable)
+    }
+
+    /// `length` bytes at `va` of a process's mapping, if they are of a
+    /// [`DeviceMemory`] that was made here.
+    pub fn find_device_memory(&self, vma: &Vma, va: u64, length: u64) -> Option<FileRange> {
+        self.files.find_part(vma, va, length)
+    }
+
+    /// Makes memory for a device: `length` bytes that stand at `offset` of a
+    /// file of their own, both whole pages. They take a part of the window until
+    /// the memory and every range of it are dropped.
+    ///
+    /// # Errors
+    /// `EINVAL` if the two are no whole pages or nothing, `EFBIG` beyond what a
+    /// file can hold, `ENOMEM` if the window has no room.
+    pub fn make_device_memory(&self, offset: u64, length: u64) -> io::Result<DeviceMemory> {
+        DeviceMemory::new(&self.files, offset, length)
     }
 
     /// Gives a process a slot.

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use iogate_dma::Width;
 use rustix::fs::FileType;
@@ -37,6 +37,29 @@ struct Files {
     /// A file has more than one mapping if it outgrew one that was in use, or
     /// if it was wanted writable after a mapping for reading.
     mappings: HashMap<FileKey, Vec<Mapping>>,
+    /// Memory of devices, of whose files only that part is mapped.
+    parts: Vec<Weak<Part>>,
+}
+
+/// A part of a file that is mapped for as long as this exists.
+pub(crate) struct Part {
+    files: Arc<FileWindow>,
+    key: FileKey,
+    /// Where it begins in the file.
+    pub(crate) offset: u64,
+    pub(crate) base: u64,
+    pub(crate) length: u64,
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let mut files = self.files.files();
+        files.parts.retain(|part| part.strong_count() > 0);
+        // As in `release`.
+        if self.files.window.hide(self.base, self.length).is_ok() {
+            files.free.put(self.base, self.length);
+        }
+    }
 }
 
 impl Files {
@@ -64,6 +87,7 @@ impl FileWindow {
         let files = Files {
             free: FreeSpace::new(window.length()),
             mappings: HashMap::new(),
+            parts: Vec::new(),
         };
         Ok(Self {
             window,
@@ -73,6 +97,55 @@ impl FileWindow {
 
     pub(crate) fn window(&self) -> &Window {
         &self.window
+    }
+
+    /// Maps `length` bytes of `file` from `offset` on, both whole pages, for as
+    /// long as the part exists.
+    pub(crate) fn map_part(
+        self: &Arc<Self>,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<Arc<Part>> {
+        let stat = rustix::fs::fstat(file)?;
+        let mut files = self.files();
+        let base = files.free.take(length, ALIGNMENT).ok_or(Errno::NOMEM)?;
+        if let Err(error) = self.window.show(base, length, (file, offset), true) {
+            files.free.put(base, length);
+            return Err(error);
+        }
+        let part = Arc::new(Part {
+            files: Arc::clone(self),
+            key: (stat.st_dev, stat.st_ino),
+            offset,
+            base,
+            length,
+        });
+        files.parts.push(Arc::downgrade(&part));
+        Ok(part)
+    }
+
+    /// `length` bytes at `va` of `vma`, if they lie in a part that is mapped.
+    pub(crate) fn find_part(
+        self: &Arc<Self>,
+        vma: &Vma,
+        va: u64,
+        length: u64,
+    ) -> Option<FileRange> {
+        let offset = vma.file_offset(va).filter(|_| vma.shared)?;
+        let end = offset.checked_add(length)?;
+        let (major, minor) = vma.device;
+        let key = (rustix::fs::makedev(major, minor), vma.inode);
+        let found = self.files().parts.iter().find_map(|part| {
+            let part = part.upgrade()?;
+            let part_end = part.offset.checked_add(part.length)?;
+            (part.key == key && offset >= part.offset && end <= part_end).then_some(part)
+        });
+        let part = found?;
+        let base = part.base.checked_add(offset.checked_sub(part.offset)?)?;
+        let mut range = self.range(key, base, 0, length);
+        range.part = Some(part);
+        Some(range)
     }
 
     pub(crate) fn map(
@@ -136,6 +209,7 @@ impl FileWindow {
             base,
             address: base.saturating_add(offset),
             length,
+            part: None,
         }
     }
 
@@ -193,7 +267,7 @@ fn place(
         Some((base, room))
     });
     let (base, room) = taken.ok_or(Errno::NOMEM)?;
-    match window.show(base, room, file, writable) {
+    match window.show(base, room, (file, 0), writable) {
         Ok(()) => Ok(Mapping {
             base,
             room,
@@ -216,6 +290,8 @@ pub struct FileRange {
     base: u64,
     address: u64,
     length: u64,
+    /// What it lies in, if that is not a mapping of the whole file.
+    part: Option<Arc<Part>>,
 }
 
 impl FileRange {
@@ -233,7 +309,9 @@ impl FileRange {
 
 impl Drop for FileRange {
     fn drop(&mut self) {
-        self.files.release(self.key, self.base);
+        if self.part.is_none() {
+            self.files.release(self.key, self.base);
+        }
     }
 }
 

@@ -47,6 +47,7 @@
 compile_error!("iogate-memory touches client memory by x86-64 instructions, under Linux");
 
 mod client;
+mod device;
 mod fault;
 mod file;
 mod free;
@@ -58,6 +59,7 @@ mod vma;
 mod window;
 
 pub use client::ClientMemory;
+pub use device::DeviceMemory;
 pub use file::FileRange;
 pub use process::Process;
 pub use slot::ProcessSlot;

@@ -53,7 +53,7 @@ impl Window {
         self.length
     }
 
-    /// Maps `length` bytes of `file` from its start, also where it ends
+    /// Maps `length` bytes of `file` from byte `from` on, also where it ends
     /// earlier, at `offset`, over what was there.
     ///
     /// # Errors
@@ -62,14 +62,14 @@ impl Window {
         &self,
         offset: u64,
         length: u64,
-        file: BorrowedFd<'_>,
+        (file, from): (BorrowedFd<'_>, u64),
         writable: bool,
     ) -> io::Result<()> {
         let (at, length) = self.part(offset, length)?;
         // NORESERVE: a hugetlbfs mapping must not take pages of the pool.
         let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE;
         // SAFETY: the range lies in the window, whose memory nothing refers to.
-        unsafe { rustix::mm::mmap(at, length, ProtFlags::READ, flags, file, 0) }?;
+        unsafe { rustix::mm::mmap(at, length, ProtFlags::READ, flags, file, from) }?;
         if writable {
             // In a second step: hugetlbfs makes a file as long as a mapping
             // that is made writable at once.

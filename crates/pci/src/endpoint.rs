@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use iogate_dma::{Interrupts, Line, Message, Source};
+use iogate_dma::{Interrupts, Line, Message, SharedMemory, Source};
 
 use crate::config::{ConfigSpace, capability, register, status};
 use crate::layout::MsixLayout;
@@ -44,6 +44,7 @@ pub(crate) struct Parts {
     pub(crate) interrupts: Arc<dyn Interrupts>,
     pub(crate) config: ConfigSpace,
     pub(crate) bars: [Option<Bar>; 6],
+    pub(crate) memory: Option<(u8, Arc<dyn SharedMemory>)>,
     pub(crate) msix: Option<MsixLayout>,
 }
 
@@ -63,6 +64,7 @@ pub struct Endpoint {
     source: Source,
     interrupts: Arc<dyn Interrupts>,
     bars: [Option<Bar>; 6],
+    memory: Option<(u8, Arc<dyn SharedMemory>)>,
     msi: Option<MsiRegisters>,
     msix: Option<MsixLayout>,
     express: Option<u16>,
@@ -106,6 +108,7 @@ impl Endpoint {
             source: parts.source,
             interrupts: parts.interrupts,
             bars: parts.bars,
+            memory: parts.memory,
             msi: msi.map(|at| MsiRegisters::find(&config, at)),
             msix: parts.msix,
             express: config.capability(capability::EXPRESS),
@@ -142,6 +145,37 @@ impl Endpoint {
     /// The BAR with this index.
     pub fn bar(&self, index: u8) -> Option<&Bar> {
         self.bars.get(usize::from(index))?.as_ref()
+    }
+
+    /// The plain memory that is one of the BARs, and that BAR's index.
+    pub fn memory(&self) -> Option<(u8, &Arc<dyn SharedMemory>)> {
+        let (bar, memory) = self.memory.as_ref()?;
+        Some((*bar, memory))
+    }
+
+    /// The plain memory that BAR `index` is; `None` if it is none.
+    pub fn bar_memory(&self, index: u8) -> Option<&Arc<dyn SharedMemory>> {
+        let (_, memory) = self.memory().filter(|(bar, _)| *bar == index)?;
+        Some(memory)
+    }
+
+    /// Does a read of `bar` at `offset` if the BAR is plain memory; says
+    /// whether it is. Bytes that cannot be had read as ones.
+    pub fn read_memory(&self, bar: u8, offset: u64, into: &mut [u8]) -> bool {
+        let memory = self.bar_memory(bar);
+        if memory.is_some_and(|memory| memory.read(offset, into).is_err()) {
+            into.fill(0xff);
+        }
+        memory.is_some()
+    }
+
+    /// Does a write of `bar` at `offset` if the BAR is plain memory; says
+    /// whether it is.
+    pub fn write_memory(&self, bar: u8, offset: u64, from: &[u8]) -> bool {
+        let memory = self.bar_memory(bar);
+        // Bytes that cannot be had take no writes.
+        let _ = memory.map(|memory| memory.write(offset, from));
+        memory.is_some()
     }
 
     /// The address in a BAR, without its flags; `None` if there is no such

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use iogate_dma::{Interrupts, Source};
+use iogate_dma::{Interrupts, SharedMemory, Source};
 
 use crate::config::{ConfigSpace, capability, register, status};
 use crate::endpoint::Parts;
@@ -83,6 +83,10 @@ pub enum LayoutError {
     /// Two BARs share a register.
     #[error("BAR {0} is defined twice")]
     BarTwice(u8),
+    /// A second BAR of plain memory: programs map all of a function by one
+    /// file.
+    #[error("BAR {0} is a second one of plain memory")]
+    MemoryTwice(u8),
     /// The MSI capability's number of vectors.
     #[error("MSI cannot have {0} vectors")]
     Msi(u8),
@@ -103,6 +107,7 @@ pub enum LayoutError {
 pub struct Builder {
     config: ConfigSpace,
     bars: [Option<Bar>; 6],
+    memory: Option<(u8, Arc<dyn SharedMemory>)>,
     msix: Option<MsixLayout>,
     /// Where the next capability goes, and the byte that will point to it.
     next: u16,
@@ -133,6 +138,7 @@ impl Builder {
         Self {
             config,
             bars: [None; 6],
+            memory: None,
             msix: None,
             next: register::AFTER_HEADER,
             link: register::CAPABILITIES,
@@ -199,6 +205,18 @@ impl Builder {
             *slot = Some(bar);
         }
         self
+    }
+
+    /// Adds a BAR that is `memory`, of which there are as many bytes as the BAR
+    /// has. Programs may map it; what reaches the model of it by
+    /// [`Function::read_bar`](crate::Function::read_bar) and `write_bar` is for
+    /// [`Endpoint::read_memory`] and [`Endpoint::write_memory`].
+    pub fn memory_bar(mut self, bar: Bar, memory: Arc<dyn SharedMemory>) -> Self {
+        if self.memory.is_some() {
+            return self.fail(LayoutError::MemoryTwice(bar.index));
+        }
+        self.memory = Some((bar.index, memory));
+        self.bar(bar.mappable())
     }
 
     /// Gives the function the INTA pin.
@@ -359,6 +377,7 @@ impl Builder {
                 interrupts,
                 config: self.config,
                 bars: self.bars,
+                memory: self.memory,
                 msix: self.msix,
             })),
         }

@@ -160,7 +160,7 @@ impl<'a> Calling<'a> {
             opened => opened?,
         };
         // Cheaper than all that can be seen.
-        if let Some(file) = self.core.file(Inode::of(&opened).map_err(errno)?) {
+        if let Some(file) = self.core.file(Inode::of(&opened).map_err(errno)?, &opened) {
             return Ok(Some(file));
         }
         let seen = see(&opened, "").map_err(errno)?;

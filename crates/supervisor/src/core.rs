@@ -2,7 +2,7 @@
 //! client holds, the workers; and what is done after a call.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +14,7 @@ use iogate_uapi::{After, Errno};
 use crate::alarm::Alarm;
 use crate::held::Held;
 use crate::nodes::Nodes;
-use crate::object::{self, Made, Proof};
+use crate::object::{self, Lock, Made, Proof};
 use crate::pages::Ledger;
 use crate::thread::Inode;
 use crate::watch::{Happened, Watcher};
@@ -145,9 +145,29 @@ impl Core {
         self.host.close(file)
     }
 
-    /// The file that the client reaches by `inode`.
-    pub(crate) fn file(&self, inode: Inode) -> Option<FileId> {
-        lock(&self.held).file(inode)
+    /// The file that the client's open file `open`, of `inode`, is.
+    pub(crate) fn file(&self, inode: Inode, open: impl AsFd) -> Option<FileId> {
+        lock(&self.held).file(inode, open)
+    }
+
+    /// The device file whose mapping is of `inode`. If there are several, they
+    /// are of one device; one that gives access to it.
+    pub(crate) fn mapped(&self, inode: Inode) -> Option<FileId> {
+        let held = lock(&self.held);
+        let mut files = held.files(inode);
+        let first = files.next()?;
+        let gives_access = |file: &FileId| self.host.device_access(*file).is_ok();
+        match gives_access(&first) {
+            true => Some(first),
+            false => files.find(gives_access).or(Some(first)),
+        }
+    }
+
+    /// The file that holds the plain memory of a device.
+    fn memory_of(&self, device: usize) -> Option<BorrowedFd<'_>> {
+        let device = self.host.device(device).ok()?;
+        let (_, memory) = device.function.endpoint().memory()?;
+        Some(memory.file()?.0)
     }
 
     /// The file that took the place of the open file `placeholder`.
@@ -166,10 +186,13 @@ impl Core {
         let mut held = lock(&self.held);
         let made = match self.host.kind(file) {
             _ if held.len() >= MOST_ENDS => Err(io::Error::from_raw_os_error(libc::EMFILE)),
-            Some(FileKind::Device(_)) => match held.memory_of(file) {
-                Some(memory) => object::another_device(&memory),
-                None => object::make_device(),
-            },
+            Some(FileKind::Device(device)) => {
+                let byte = i64::try_from(held.next()).unwrap_or(i64::MAX);
+                match held.memory_of(file) {
+                    Some(memory) => object::another_device(&memory, byte),
+                    None => object::make_device(self.memory_of(device), byte),
+                }
+            }
             Some(_) => object::make_socket(),
             None => Err(io::Error::from_raw_os_error(libc::ENODEV)),
         };
@@ -178,13 +201,13 @@ impl Core {
             inode,
             proof,
         } = made.map_err(errno)?;
-        let lock_file = match &proof {
-            Proof::Lock(file) => Some(Arc::clone(file)),
+        let held_lock = match &proof {
+            Proof::Lock(lock) => Some(lock.clone()),
             Proof::Peer(_) => None,
         };
         let end = held.add(file, inode, proof);
-        let watched = match (lock_file, held.peer(end)) {
-            (Some(lock_file), _) => self.watch_lock(end, lock_file),
+        let watched = match (held_lock, held.peer(end)) {
+            (Some(held_lock), _) => self.watch_lock(end, held_lock),
             (None, Some(peer)) => self.watcher.add_end(end, peer),
             (None, None) => Ok(()),
         };
@@ -200,7 +223,7 @@ impl Core {
 
     /// Waits for the last mapping of a device in a thread of its own: nothing
     /// else tells of it.
-    fn watch_lock(self: &Arc<Self>, end: u64, file: Arc<OwnedFd>) -> io::Result<()> {
+    fn watch_lock(self: &Arc<Self>, end: u64, held_lock: Lock) -> io::Result<()> {
         let core = Arc::clone(self);
         std::thread::Builder::new()
             .name("device file".to_owned())
@@ -208,8 +231,8 @@ impl Core {
             .spawn(move || {
                 let alarm = core.alarm.clone();
                 alarm.guard(|| {
-                    Proof::wait(&file);
-                    drop(file);
+                    held_lock.wait();
+                    drop(held_lock);
                     core.release(end);
                 });
             })?;

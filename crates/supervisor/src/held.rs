@@ -25,23 +25,48 @@ struct File {
 /// All files and their ends.
 #[derive(Default)]
 pub(crate) struct Held {
-    by_inode: HashMap<Inode, FileId>,
+    /// The ends of each inode.
+    by_inode: HashMap<Inode, Vec<u64>>,
     ends: HashMap<u64, End>,
     files: HashMap<FileId, File>,
     next: u64,
 }
 
 impl Held {
-    /// The file that the client reaches by `inode`.
-    pub(crate) fn file(&self, inode: Inode) -> Option<FileId> {
-        self.by_inode.get(&inode).copied()
+    /// The files that the client reaches by `inode`: more than one only if
+    /// they are of one device with plain memory.
+    pub(crate) fn files(&self, inode: Inode) -> impl Iterator<Item = FileId> {
+        let ends = self.by_inode.get(&inode).into_iter().flatten();
+        ends.filter_map(|end| Some(self.ends.get(end)?.file))
+    }
+
+    /// The file that the client's open file `open`, of `inode`, is.
+    pub(crate) fn file(&self, inode: Inode, open: impl AsFd) -> Option<FileId> {
+        let ends = self.by_inode.get(&inode)?;
+        let mut ends = ends.iter().filter_map(|end| self.ends.get(end));
+        let first = ends.next()?;
+        let mut rest = ends.filter(|end| end.file != first.file).peekable();
+        if rest.peek().is_none() {
+            return Some(first.file);
+        }
+        let mut all = std::iter::once(first).chain(rest);
+        let own = all.find(|end| match &end.proof {
+            Proof::Lock(lock) => lock.is_of(&open),
+            Proof::Peer(_) => true,
+        });
+        own.map(|end| end.file)
+    }
+
+    /// The number that the next end will have.
+    pub(crate) fn next(&self) -> u64 {
+        self.next
     }
 
     /// Enters an end of `file`, and returns its number.
     pub(crate) fn add(&mut self, file: FileId, inode: Inode, proof: Proof) -> u64 {
         let end = self.next;
         self.next = self.next.wrapping_add(1);
-        self.by_inode.insert(inode, file);
+        self.by_inode.entry(inode).or_default().push(end);
         self.ends.insert(end, End { file, inode, proof });
         let entry = self.files.entry(file).or_insert(File {
             ends: 0,
@@ -80,7 +105,7 @@ impl Held {
     /// The memory file of a device.
     pub(crate) fn memory_of(&self, file: FileId) -> Option<Arc<OwnedFd>> {
         self.ends.values().find_map(|end| match &end.proof {
-            Proof::Lock(memory) if end.file == file => Some(Arc::clone(memory)),
+            Proof::Lock(lock) if end.file == file => Some(Arc::clone(&lock.file)),
             _ => None,
         })
     }
@@ -102,9 +127,11 @@ impl Held {
     /// Forgets an end. Returns its file if that was the last.
     pub(crate) fn remove(&mut self, end: u64) -> Option<FileId> {
         let End { file, inode, .. } = self.ends.remove(&end)?;
-        let shared = self.ends.values().any(|other| other.inode == inode);
-        if !shared {
-            self.by_inode.remove(&inode);
+        if let Some(ends) = self.by_inode.get_mut(&inode) {
+            ends.retain(|other| *other != end);
+            if ends.is_empty() {
+                self.by_inode.remove(&inode);
+            }
         }
         let entry = self.files.get_mut(&file)?;
         entry.ends = entry.ends.saturating_sub(1);
@@ -144,7 +171,7 @@ fn is_same_open_file(one: impl AsFd, other: impl AsFd) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::{make_device, make_socket};
+    use crate::object::{another_device, make_device, make_socket};
 
     #[test]
     fn a_file_ends_with_its_last_end() {
@@ -157,15 +184,16 @@ mod tests {
         assert_eq!(held.released(), [first]);
         assert_eq!(held.remove(first), None);
         assert_eq!(held.remove(first), None);
-        assert_eq!(held.file(other.inode), Some(FileId(1)));
+        assert_eq!(held.file(other.inode, &other.theirs), Some(FileId(1)));
+        drop(other.theirs);
         assert_eq!(held.remove(second), Some(FileId(1)));
-        assert_eq!((held.file(other.inode), held.len()), (None, 0));
+        assert_eq!((held.files(other.inode).count(), held.len()), (0, 0));
     }
 
     #[test]
     fn a_placeholder_is_recognised_by_its_duplicates_only() {
         let mut held = Held::default();
-        let made = make_device().unwrap();
+        let made = make_device(None, 0).unwrap();
         held.add(FileId(3), made.inode, made.proof);
         let open = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let placeholder = open();
@@ -174,5 +202,24 @@ mod tests {
         assert_eq!(held.instead_of(Node::Device(0), &copy), Some(FileId(3)));
         assert_eq!(held.instead_of(Node::Device(1), &copy), None);
         assert_eq!(held.instead_of(Node::Device(0), open()), None);
+    }
+
+    #[test]
+    fn two_files_of_one_memory_are_told_apart_by_their_locks() {
+        let mut held = Held::default();
+        let one = make_device(None, 0).unwrap();
+        let Proof::Lock(lock) = &one.proof else {
+            panic!("a device has a lock");
+        };
+        let other = another_device(&lock.file, 1).unwrap();
+        let inode = one.inode;
+        held.add(FileId(1), inode, one.proof);
+        let second = held.add(FileId(2), other.inode, other.proof);
+        assert_eq!(held.file(inode, &one.theirs), Some(FileId(1)));
+        assert_eq!(held.file(inode, &other.theirs), Some(FileId(2)));
+        drop(other.theirs);
+        assert_eq!(held.released(), [second]);
+        assert_eq!(held.remove(second), Some(FileId(2)));
+        assert_eq!(held.file(inode, &one.theirs), Some(FileId(1)));
     }
 }

@@ -2,16 +2,18 @@
 //!
 //! A container, a group or `/dev/iommu` is one end of a pair of sockets: its
 //! inode is its identity, and the other end hangs up with the last duplicate.
-//! A device is a memory file, sealed while empty, which also maps: its identity
-//! is its inode too, and a lock that it holds goes with the last duplicate and
-//! the last mapping.
+//! A device is a memory file, which also maps. It holds the device's plain
+//! memory, if there is any, and ends before the registers; its size is sealed.
+//! Its identity is its inode and, since several ends may be of one such file,
+//! a lock on a byte of its own. That lock goes with the last duplicate and the
+//! last mapping.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{FlockOperation, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 
 use crate::thread::{Inode, see};
@@ -21,8 +23,16 @@ use crate::thread::{Inode, see};
 pub(crate) enum Proof {
     /// The other socket.
     Peer(OwnedFd),
-    /// An open file of the same memory file, without a lock.
-    Lock(Arc<OwnedFd>),
+    /// The lock that it holds.
+    Lock(Lock),
+}
+
+/// A lock on one byte of a memory file that goes with the open file that has
+/// it. Here is another open file of the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Lock {
+    pub(crate) file: Arc<OwnedFd>,
+    byte: i64,
 }
 
 /// A client's end of a file, made but not yet handed over.
@@ -50,28 +60,91 @@ pub(crate) fn make_socket() -> io::Result<Made> {
     })
 }
 
-/// The end of a device.
-pub(crate) fn make_device() -> io::Result<Made> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let file = rustix::fs::memfd_create("vfio-device", flags)?;
-    // What the client would put into the file itself would never reach a
-    // device. An access of a mapping faults, because the file ends before it.
-    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-    rustix::fs::fcntl_add_seals(&file, seals)?;
-    another_device(&Arc::new(file))
+/// The end of a device whose file is that of its plain `memory`, or an empty
+/// one. No other end of it has locked `byte`.
+pub(crate) fn make_device(memory: Option<BorrowedFd<'_>>, byte: i64) -> io::Result<Made> {
+    let file = match memory {
+        Some(memory) => open_again(memory)?,
+        None => {
+            let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+            let file = rustix::fs::memfd_create("vfio-device", flags)?;
+            // What the client would put into the file itself would never reach
+            // a device. An access of a mapping faults, because the file ends
+            // before it.
+            let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+            rustix::fs::fcntl_add_seals(&file, seals)?;
+            file
+        }
+    };
+    another_device(&Arc::new(file), byte)
 }
 
-/// Another end of a device whose proof is `file`, with the same identity.
-pub(crate) fn another_device(file: &Arc<OwnedFd>) -> io::Result<Made> {
-    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let theirs = rustix::fs::open(path, flags, Mode::empty())?;
-    rustix::fs::flock(&theirs, FlockOperation::NonBlockingLockShared)?;
+/// Another end of a device whose proof is `file`, with the same inode.
+pub(crate) fn another_device(file: &Arc<OwnedFd>, byte: i64) -> io::Result<Made> {
+    let theirs = open_again(file.as_fd())?;
+    lock(&theirs, libc::F_OFD_SETLK, libc::F_RDLCK, byte)?;
     Ok(Made {
         inode: see(&theirs, "")?.inode,
         theirs,
-        proof: Proof::Lock(Arc::clone(file)),
+        proof: Proof::Lock(Lock {
+            file: Arc::clone(file),
+            byte,
+        }),
     })
+}
+
+/// Another open file of the same file.
+fn open_again(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// Locks, unlocks or asks about one byte of an open file; fcntl(2). What it
+/// answers is the kind of lock that stands in the way.
+fn lock(file: impl AsFd, command: i32, kind: i32, byte: i64) -> io::Result<i32> {
+    let kind = libc::c_short::try_from(kind).unwrap_or_default();
+    let mut lock = libc::flock {
+        l_type: kind,
+        l_whence: 0,
+        l_start: byte,
+        l_len: 1,
+        l_pid: 0,
+    };
+    // SAFETY: the kernel reads and writes a local structure.
+    match unsafe { libc::fcntl(file.as_fd().as_raw_fd(), command, &raw mut lock) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(lock.l_type.into()),
+    }
+}
+
+/// Whether another open file has locked the byte.
+fn is_locked_by_another(file: impl AsFd, byte: i64) -> bool {
+    let found = lock(file, libc::F_OFD_GETLK, libc::F_WRLCK, byte);
+    found.is_ok_and(|kind| kind != libc::F_UNLCK)
+}
+
+impl Lock {
+    /// Whether the client still holds it.
+    fn is_held(&self) -> bool {
+        is_locked_by_another(&*self.file, self.byte)
+    }
+
+    /// Whether `open`, a file that is open in the client, holds it.
+    pub(crate) fn is_of(&self, open: impl AsFd) -> bool {
+        !is_locked_by_another(open, self.byte) && self.is_held()
+    }
+
+    /// Waits until the client has let go of it.
+    pub(crate) fn wait(&self) {
+        loop {
+            match lock(&*self.file, libc::F_OFD_SETLKW, libc::F_WRLCK, self.byte) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                _ => break,
+            }
+        }
+        let _ = lock(&*self.file, libc::F_OFD_SETLK, libc::F_UNLCK, self.byte);
+    }
 }
 
 impl Proof {
@@ -84,18 +157,8 @@ impl Proof {
                 let [peer] = &poll;
                 polled.is_ok() && peer.revents().contains(PollFlags::HUP)
             }
-            Self::Lock(file) => {
-                let operation = FlockOperation::NonBlockingLockExclusive;
-                rustix::fs::flock(file.as_fd(), operation).is_ok()
-            }
+            Self::Lock(lock) => !lock.is_held(),
         }
-    }
-
-    /// Waits until the client has let go of its end, where that takes a
-    /// thread of its own.
-    pub(crate) fn wait(file: &OwnedFd) {
-        let operation = FlockOperation::LockExclusive;
-        while rustix::fs::flock(file, operation) == Err(rustix::io::Errno::INTR) {}
     }
 }
 
@@ -105,7 +168,7 @@ mod tests {
 
     #[test]
     fn the_last_close_is_seen_and_not_the_first() {
-        for made in [make_socket().unwrap(), make_device().unwrap()] {
+        for made in [make_socket().unwrap(), make_device(None, 0).unwrap()] {
             let copy = made.theirs.try_clone().unwrap();
             assert!(!made.proof.is_released());
             drop(made.theirs);
@@ -117,24 +180,42 @@ mod tests {
 
     #[test]
     fn every_file_has_an_identity_of_its_own() {
-        let (one, other) = (make_device().unwrap(), make_device().unwrap());
+        let (one, other) = (make_device(None, 0).unwrap(), make_device(None, 1).unwrap());
         let socket = make_socket().unwrap();
         assert_ne!(one.inode, other.inode);
         assert_ne!(one.inode, socket.inode);
-        let Proof::Lock(file) = &one.proof else {
+        let Proof::Lock(lock) = &one.proof else {
             panic!("a device has a lock");
         };
-        let again = another_device(file).unwrap();
+        let again = another_device(&lock.file, 7).unwrap();
         assert_eq!(again.inode, one.inode);
+        assert!(lock.is_of(&one.theirs) && !lock.is_of(&again.theirs));
+        let copy = one.theirs.try_clone().unwrap();
         drop(one.theirs);
-        assert!(!again.proof.is_released());
+        assert!(lock.is_of(&copy) && !one.proof.is_released());
+        drop(copy);
+        assert!(one.proof.is_released() && !again.proof.is_released());
         drop(again.theirs);
-        assert!(one.proof.is_released());
+        assert!(again.proof.is_released());
+    }
+
+    #[test]
+    fn waiting_ends_with_the_lock_and_leaves_none() {
+        let made = make_device(None, 3).unwrap();
+        let Proof::Lock(lock) = &made.proof else {
+            panic!("a device has a lock");
+        };
+        let waiting = lock.clone();
+        let waiter = std::thread::spawn(move || waiting.wait());
+        drop(made.theirs);
+        waiter.join().unwrap();
+        assert!(!lock.is_held());
+        assert!(another_device(&lock.file, 3).is_ok());
     }
 
     #[test]
     fn a_mapping_holds_a_device_open() {
-        let made = make_device().unwrap();
+        let made = make_device(None, 0).unwrap();
         // SAFETY: a new mapping, of a file that is not touched.
         let mapping = unsafe {
             libc::mmap(

@@ -49,6 +49,9 @@ impl SharedFiles {
         let offset = vma
             .file_offset(va)
             .filter(|_| vma.shared && vma.is_file())?;
+        if let Some(range) = memory.find_device_memory(vma, va, length) {
+            return Some(range);
+        }
         let mut recent = self.lock();
         let known = recent
             .iter_mut()

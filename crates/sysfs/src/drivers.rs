@@ -1,6 +1,6 @@
 //! The PCI bus, the drivers on it and the modules that VFIO consists of.
 use crate::tree::Tree;
-use iogate_machine::Machine;
+use iogate_machine::{Driver, FunctionEntry, Machine, Translation};
 
 const DRIVERS: &str = "/sys/bus/pci/drivers";
 
@@ -37,6 +37,13 @@ pub(crate) fn modules(tree: &mut Tree, machine: &Machine) {
         for (name, value) in parameters {
             tree.file_with_mode(format!("{path}/parameters/{name}"), *value, 0o644);
         }
+    }
+    let without = |entry: &FunctionEntry| {
+        entry.translation == Translation::None && entry.driver == Driver::Vfio
+    };
+    if machine.functions().iter().any(without) {
+        let path = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode";
+        tree.file_with_mode(path.to_owned(), "Y\n", 0o644);
     }
     let limit = format!("{}\n", machine.dma_entry_limit());
     let path = "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit";

@@ -2,7 +2,7 @@
 //! holds is in Documentation/ABI/testing/sysfs-bus-pci.
 use crate::facts::FunctionFacts;
 use crate::tree::{Settings, Tree, function_path};
-use iogate_machine::{Driver, FunctionEntry, Machine};
+use iogate_machine::{Driver, FunctionEntry, Machine, Translation};
 use std::fmt::Write;
 
 pub(crate) fn add(
@@ -42,7 +42,8 @@ pub(crate) fn add(
         tree.link(format!("{directory}/{address}"), &path);
     }
     if let Some(cdev) = entry.device().and_then(|device| device.cdev) {
-        vfio_device(tree, &path, cdev, settings);
+        let has_node = entry.translation != Translation::None;
+        vfio_device(tree, &path, cdev, has_node.then_some(settings));
     }
 }
 
@@ -184,12 +185,15 @@ fn power_and_reset(tree: &mut Tree, path: &str, entry: &FunctionEntry, facts: &F
     }
 }
 
-/// What vfio-pci adds to a function: its character device.
-fn vfio_device(tree: &mut Tree, path: &str, cdev: u32, settings: &Settings) {
-    let (major, minor) = settings.node_number;
+/// What VFIO adds to a device: a device of its own, which is a character device
+/// with `settings`. Linux drivers/vfio/vfio.h `vfio_device_add`.
+pub(crate) fn vfio_device(tree: &mut Tree, path: &str, cdev: u32, settings: Option<&Settings>) {
     let own = format!("{path}/vfio-dev/vfio{cdev}");
-    tree.file(format!("{own}/dev"), format!("{major}:{minor}\n"));
-    let uevent = format!("MAJOR={major}\nMINOR={minor}\nDEVNAME=vfio/devices/vfio{cdev}\n");
+    let mut uevent = String::new();
+    if let Some((major, minor)) = settings.map(|settings| settings.node_number) {
+        tree.file(format!("{own}/dev"), format!("{major}:{minor}\n"));
+        uevent = format!("MAJOR={major}\nMINOR={minor}\nDEVNAME=vfio/devices/vfio{cdev}\n");
+    }
     tree.file_with_mode(format!("{own}/uevent"), uevent, 0o644);
     tree.link(format!("{own}/device"), path);
     tree.link(format!("{own}/subsystem"), "/sys/class/vfio-dev");

@@ -3,7 +3,7 @@
 //! drivers/iommu/iommu-sysfs.c; drivers/vfio/group.c.
 use crate::DEVICES;
 use crate::tree::{Settings, Tree, function_path};
-use iogate_machine::{Iommu, Machine};
+use iogate_machine::{Iommu, Machine, Translation};
 use std::fmt::Write;
 
 pub(crate) fn add(tree: &mut Tree, machine: &Machine, settings: &Settings) {
@@ -19,15 +19,28 @@ pub(crate) fn add(tree: &mut Tree, machine: &Machine, settings: &Settings) {
     }
     for group in machine.groups() {
         let path = format!("/sys/kernel/iommu_groups/{}", group.number);
-        tree.file_with_mode(format!("{path}/type"), "DMA\n", 0o644);
-        let iommu = machine.iommus().get(group.iommu);
+        let iommu = match group.translation {
+            Translation::Unit(unit) => machine.iommus().get(unit),
+            // Without a unit only VFIO makes groups.
+            _ if !machine.has_node(group) => continue,
+            _ => None,
+        };
+        let kind = match iommu {
+            Some(_) => "DMA\n",
+            None => "unknown\n",
+        };
+        tree.file_with_mode(format!("{path}/type"), kind, 0o644);
+        if iommu.is_none() {
+            // Linux drivers/vfio/group.c vfio_noiommu_group_alloc.
+            tree.file(format!("{path}/name"), "vfio-noiommu\n");
+        }
         let reserved = iommu.map(reserved_regions).unwrap_or_default();
         tree.file(format!("{path}/reserved_regions"), reserved);
         for &index in &group.members {
             let Some(entry) = machine.functions().get(index) else {
                 continue;
             };
-            let (address, function) = (entry.source(), function_path(machine, index));
+            let (address, function) = (entry.name(), function_path(machine, index));
             tree.link(format!("{path}/devices/{address}"), &function);
             tree.link(format!("{function}/iommu_group"), &path);
             if let Some(iommu) = iommu {
@@ -37,7 +50,7 @@ pub(crate) fn add(tree: &mut Tree, machine: &Machine, settings: &Settings) {
             }
         }
         if machine.has_node(group) {
-            vfio_group(tree, group.number, settings);
+            vfio_group(tree, &machine.node_name(group), settings);
         }
     }
 }
@@ -61,12 +74,12 @@ fn reserved_regions(iommu: &Iommu) -> String {
     text
 }
 
-fn vfio_group(tree: &mut Tree, number: u32, settings: &Settings) {
+fn vfio_group(tree: &mut Tree, name: &str, settings: &Settings) {
     let (major, minor) = settings.node_number;
-    let path = format!("{DEVICES}/vfio/{number}");
+    let path = format!("{DEVICES}/vfio/{name}");
     tree.file(format!("{path}/dev"), format!("{major}:{minor}\n"));
-    let uevent = format!("MAJOR={major}\nMINOR={minor}\nDEVNAME=vfio/{number}\n");
+    let uevent = format!("MAJOR={major}\nMINOR={minor}\nDEVNAME=vfio/{name}\n");
     tree.file_with_mode(format!("{path}/uevent"), uevent, 0o644);
     tree.link(format!("{path}/subsystem"), "/sys/class/vfio");
-    tree.link(format!("/sys/class/vfio/{number}"), &path);
+    tree.link(format!("/sys/class/vfio/{name}"), &path);
 }

@@ -41,6 +41,7 @@ mod drivers;
 mod facts;
 mod function;
 mod groups;
+mod mediated;
 mod nodes;
 mod overlay;
 mod tree;

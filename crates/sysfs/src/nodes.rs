@@ -1,5 +1,5 @@
 //! The device nodes of a machine.
-use iogate_machine::Machine;
+use iogate_machine::{Machine, Translation};
 
 /// What a device node is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -8,7 +8,7 @@ pub enum NodeKind {
     Container,
     /// `/dev/iommu`: every open is an iommufd.
     Iommufd,
-    /// `/dev/vfio/N`.
+    /// `/dev/vfio/N`, or `/dev/vfio/noiommu-N`.
     Group {
         /// N.
         number: u32,
@@ -43,12 +43,14 @@ pub fn device_nodes(machine: &Machine) -> Vec<DeviceNode> {
     {
         let number = group.number;
         nodes.push(node(
-            format!("/dev/vfio/{number}"),
+            format!("/dev/vfio/{}", machine.node_name(group)),
             NodeKind::Group { number },
         ));
     }
-    for (function, _, device) in machine.devices() {
-        if let Some(cdev) = device.cdev {
+    for (function, entry, device) in machine.devices() {
+        if let Some(cdev) = device.cdev
+            && entry.translation != Translation::None
+        {
             let path = format!("/dev/vfio/devices/vfio{cdev}");
             nodes.push(node(path, NodeKind::Device { function }));
         }

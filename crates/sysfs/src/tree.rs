@@ -1,5 +1,5 @@
 //! The map from path to node, and how paths are looked up in it.
-use crate::{DEVICES, FunctionFacts, HostPci, drivers, function, groups, overlay};
+use crate::{DEVICES, FunctionFacts, HostPci, drivers, function, groups, mediated, overlay};
 use iogate_machine::{FunctionEntry, Machine};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,7 +52,7 @@ pub struct Tree {
 
 impl Tree {
     /// Builds the tree. `facts` is asked once for every device function, in
-    /// order; bridges show what [`iogate_pci::topology::bridge_config`] says.
+    /// order, but not for mediated devices, which are none; bridges show what [`iogate_pci::topology::bridge_config`] says.
     pub fn new(
         machine: &Machine,
         settings: Settings,
@@ -64,8 +64,16 @@ impl Tree {
         };
         drivers::modules(&mut tree, machine);
         drivers::bus(&mut tree);
+        mediated::bus(&mut tree, machine);
         for (index, entry) in machine.functions().iter().enumerate() {
-            let facts = match entry.device() {
+            let device = entry.device();
+            if let Some(device) = device
+                && let Some(uuid) = &device.mediated
+            {
+                mediated::add(&mut tree, device, uuid, &settings);
+                continue;
+            }
+            let facts = match device {
                 Some(_) => facts(entry),
                 None => FunctionFacts::of_bridge(entry),
             };
@@ -201,6 +209,10 @@ fn relative(from: &str, to: &str) -> String {
 /// bridge above it.
 pub(crate) fn function_path(machine: &Machine, index: usize) -> String {
     let functions = machine.functions();
+    let device = functions.get(index).and_then(|entry| entry.device());
+    if let Some((device, uuid)) = device.and_then(|one| Some((one, one.mediated.as_ref()?))) {
+        return mediated::path(device, uuid);
+    }
     let parent = |of: &usize| functions.get(*of).and_then(|f| f.placed.parent);
     let mut path: Vec<String> = std::iter::successors(Some(index), parent)
         .filter_map(|at| functions.get(at).map(|f| f.source().to_string()))

@@ -364,3 +364,76 @@ fn configuration_spaces_that_make_no_sense_are_shown_all_the_same() {
         assert!(!read(&tree, &format!("{NVME}/vendor")).is_empty());
     }
 }
+
+/// drivers/vfio/mdev/mdev_sysfs.c, mdev_create_sysfs_files; drivers/vfio/
+/// group.c, vfio_noiommu_group_alloc.
+#[test]
+fn a_mediated_device_is_on_a_bus_of_its_own_in_a_group_without_unit() {
+    const UUID: &str = "83b8f4f2-509f-4c5e-9a3d-2f1b1c0de001";
+    let machine = load(&format!(
+        "[[device]]\nmodel = 'nvme'\n[[device]]\nmodel = 'edu'\nmediated = true\nuuid = '{UUID}'"
+    ));
+    let tree = Tree::new(&machine, Settings::default(), facts);
+    let device = format!("/sys/bus/mdev/devices/{UUID}");
+    let place = format!("{DEVICES}/mediated/edu/{UUID}");
+    assert_eq!(tree.resolve(&device, true), Some(place.as_str()));
+    assert_eq!(names(&tree, "/sys/bus/pci/devices").len(), 2);
+    let link = |name: &str| tree.resolve(&format!("{device}/{name}"), true);
+    assert_eq!(link("subsystem"), Some("/sys/bus/mdev"));
+    assert_eq!(link("driver"), Some("/sys/bus/mdev/drivers/vfio-iogate"));
+    let group = link("iommu_group").unwrap();
+    assert_eq!(group, "/sys/kernel/iommu_groups/2");
+    assert_eq!(read(&tree, &format!("{group}/name")), "vfio-noiommu\n");
+    assert_eq!(read(&tree, &format!("{group}/type")), "unknown\n");
+    assert_eq!(read(&tree, &format!("{group}/reserved_regions")), "");
+    assert_eq!(names(&tree, &format!("{group}/devices")), [UUID]);
+    let kind = link("mdev_type").unwrap();
+    assert_eq!(read(&tree, &format!("{kind}/device_api")), "vfio-pci\n");
+    let parent = "/sys/class/mdev_bus/edu/mdev_supported_types/iogate-edu";
+    assert_eq!(tree.resolve(parent, true), Some(kind));
+    assert_eq!(link(&format!("mdev_type/devices/{UUID}")), Some(&*place));
+    assert_eq!(names(&tree, &format!("{device}/vfio-dev")), ["vfio1"]);
+    let nodes = device_nodes(&machine);
+    let paths: Vec<&str> = nodes.iter().map(|node| node.path.as_str()).collect();
+    assert!(paths.contains(&"/dev/vfio/2") && paths.contains(&"/dev/vfio/devices/vfio1"));
+    for (path, node) in tree.entries() {
+        if let Node::Link { .. } = node {
+            assert!(tree.resolve(path, true).is_some(), "{path}");
+        }
+    }
+}
+
+/// drivers/vfio/group.c, vfio_create_group; vfio.h, vfio_device_add.
+#[test]
+fn a_device_without_iommu_has_a_group_by_another_name_and_no_node_of_its_own() {
+    let machine = load("[[device]]\nmodel = 'nvme'\niommu = 'none'\n[[device]]\nmodel = 'edu'");
+    let tree = Tree::new(&machine, Settings::default(), facts);
+    let unsafe_mode = "/sys/module/vfio/parameters/enable_unsafe_noiommu_mode";
+    assert_eq!(read(&tree, unsafe_mode), "Y\n");
+    let nodes = device_nodes(&machine);
+    let paths: Vec<&str> = nodes.iter().map(|node| node.path.as_str()).collect();
+    let expected = [
+        "/dev/vfio/vfio",
+        "/dev/iommu",
+        "/dev/vfio/noiommu-1",
+        "/dev/vfio/2",
+        "/dev/vfio/devices/vfio1",
+    ];
+    assert_eq!(paths, expected);
+    assert_eq!(names(&tree, "/sys/class/vfio"), ["2", "noiommu-1"]);
+    let group = "/sys/kernel/iommu_groups/1";
+    assert_eq!(names(&tree, &format!("{group}/devices")).len(), 1);
+    assert_eq!(read(&tree, &format!("{group}/name")), "vfio-noiommu\n");
+    let device = "/sys/bus/pci/devices/0000:01:00.0";
+    assert_eq!(
+        tree.resolve(&format!("{device}/iommu_group"), true),
+        Some(group)
+    );
+    assert_eq!(tree.resolve(&format!("{device}/iommu"), true), None);
+    let port = "/sys/bus/pci/devices/0000:00:01.0/iommu_group";
+    assert_eq!(tree.resolve(port, true), None);
+    assert_eq!(
+        tree.resolve(&format!("{device}/vfio-dev/vfio0/dev"), true),
+        None
+    );
+}

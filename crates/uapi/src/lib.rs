@@ -39,5 +39,5 @@ pub use client::{BadAddress, Client, Named};
 pub use dispatch::ioctl;
 pub use errno::Errno;
 pub use kvm::kvm_device_attr;
-pub use region::{load, mmap, read, region_of, region_offset, store, write};
+pub use region::{load, memory_offset, mmap, read, region_of, region_offset, store, write};
 pub use stream::{read_stream, write_stream};

@@ -9,6 +9,9 @@ use crate::{Answer, Client, Errno, calls};
 /// Bit 52 marks offsets of ours, so that a filter sees them; the region's index
 /// stands from bit 40 up, as in the kernel.
 const OURS: u64 = 1 << 52;
+/// Regions of which each access is executed stand above those of plain memory:
+/// a device's file holds the latter and ends before the former.
+const EXECUTED: u64 = 1 << 51;
 const INDEX_SHIFT: u32 = 40;
 
 /// Pieces of one vector call. include/uapi/linux/uio.h, UIO_MAXIOV.
@@ -20,13 +23,20 @@ const MOST: u64 = 0x7fff_f000;
 /// Bytes that are moved at a time.
 const CHUNK: usize = 4096;
 
-/// Where a device file has the region with this index.
+/// Where a device file has the region with this index, if it is no plain
+/// memory.
 pub const fn region_offset(index: u32) -> u64 {
+    EXECUTED | memory_offset(index)
+}
+
+/// Where a device file has the region with this index, if it is plain memory
+/// ([`RegionInfo::is_memory`](iogate_host::RegionInfo::is_memory)).
+pub const fn memory_offset(index: u32) -> u64 {
     OURS | (index as u64) << INDEX_SHIFT
 }
 
 /// The region and the offset in it that an offset in a device file means; the
-/// mark may be missing. EINVAL beyond the last region.
+/// marks may be missing. EINVAL beyond the last region.
 pub(crate) fn region_and_offset(offset: u64) -> Result<(Region, u64), Errno> {
     let (index, at) = region_of(offset);
     Ok((Region::from_index(index)?, at))
@@ -36,7 +46,7 @@ pub(crate) fn region_and_offset(offset: u64) -> Result<(Region, u64), Errno> {
 /// file means.
 pub const fn region_of(offset: u64) -> (u64, u64) {
     (
-        (offset & !OURS) >> INDEX_SHIFT,
+        (offset & !(OURS | EXECUTED)) >> INDEX_SHIFT,
         offset & ((1 << INDEX_SHIFT) - 1),
     )
 }
@@ -277,8 +287,9 @@ const MAP_SHARED_VALIDATE: u32 = 3;
 
 /// What the kernel would say to mmap(2) of `length` bytes, whole pages, of
 /// `file` at `offset`: ENODEV for files that cannot be mapped, EINVAL for a
-/// private mapping and for anything but a mappable BAR's own bytes. Every
-/// protection is allowed.
+/// private mapping, for anything but a mappable BAR's own bytes, and for an
+/// offset that is not where the device file has them. Every protection is
+/// allowed.
 pub fn mmap(
     host: &Host,
     file: FileId,
@@ -315,9 +326,15 @@ fn check_mmap(
         None => return Err(Errno::EBADF),
     }
     let device = host.device_access(file)?;
+    let executed = offset & EXECUTED != 0;
     let (region, offset) = region_and_offset(offset)?;
     if !matches!(flags & MAP_TYPE, MAP_SHARED | MAP_SHARED_VALIDATE) {
         return Err(Errno::EINVAL);
     }
-    Ok(host.check_mmap(device, region, offset, length)?)
+    host.check_mmap(device, region, offset, length)?;
+    // What is mapped is what the offset names in the file itself.
+    match host.region_info(device, region)?.is_memory == executed {
+        true => Err(Errno::EINVAL),
+        false => Ok(()),
+    }
 }

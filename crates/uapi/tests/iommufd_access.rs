@@ -274,7 +274,12 @@ fn a_look_for_dirty_pages_wants_whole_pages() {
             page_size,
             keep: false,
         };
-        kind(world.host.hwpt_dirty_pages(file.file, hwpt, range))
+        kind(
+            world
+                .host
+                .hwpt_dirty_pages(file.file, hwpt, range)
+                .map(drop),
+        )
     };
     assert_eq!(look(0x1000, 0x800, 0x800), None);
     assert_eq!(look(0x1000, 0, 0x800), Some(ErrorKind::Overflow));

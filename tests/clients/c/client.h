@@ -47,7 +47,8 @@ void refused(const char *file, int line, const char *call, long result, int erro
 
 // A PCI function as sysfs shows it.
 struct function {
-	char address[32];
+	// Or the UUID of a mediated device.
+	char address[40];
 	u32 vendor, device, class;
 	int group;
 	char cdev[32];
@@ -64,6 +65,21 @@ struct session {
 	u32 ioas;
 	u64 bar0, bar0_size, config;
 };
+
+// By what a program opens a device and maps memory.
+enum mode {
+	// Container and group, of either version.
+	TYPE1,
+	TYPE1V2,
+	// The group in an iommufd, which takes the container's calls.
+	COMPAT_GROUP,
+	// The device's own node, and an iommufd that takes the container's calls for the device's address space.
+	COMPAT_CDEV,
+	// The device's own node, and iommufd's own calls.
+	IOMMUFD,
+};
+// What open_legacy(…, VFIO_TYPE1v2_IOMMU), map and unmap do: TYPE1V2 unless told otherwise.
+extern enum mode mode;
 
 int open_group(const struct function *function);
 int open_cdev(const struct function *function);
@@ -127,6 +143,9 @@ int wait_status(int child);
 void send_descriptor(int socket, int descriptor);
 int receive_descriptor(int socket);
 
+// The groups that hold in every mode.
+void in_mode(const char *name);
+
 void legacy(void);
 void interrupts(void);
 void dma(void);
@@ -137,6 +156,8 @@ void iommufd(void);
 void hostile(void);
 void kvm(void);
 void mapped(void);
+void mediated(void);
+void memory_buffer(void);
 // What lifecycle() executes.
 void executed(int device, int container);
 

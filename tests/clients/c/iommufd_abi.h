@@ -80,6 +80,14 @@ struct iommu_ioas_unmap {
 #define IOMMU_IOAS_MAP_FIXED_IOVA 1
 #define IOMMU_IOAS_MAP_WRITEABLE 2
 #define IOMMU_IOAS_MAP_READABLE 4
+struct iommu_vfio_ioas {
+	__u32 size;
+	__u32 ioas_id;
+	__u16 op;
+	__u16 __reserved;
+};
+#define IOMMU_VFIO_IOAS_SET 1
+#define IOMMU_VFIO_IOAS _IO(';', 0x88)
 #define IOMMU_DESTROY _IO(';', 0x80)
 #define IOMMU_IOAS_ALLOC _IO(';', 0x81)
 #define IOMMU_IOAS_COPY _IO(';', 0x83)

@@ -56,7 +56,8 @@ int main(int argc, char **argv)
 		{ "legacy", legacy }, { "interrupts", interrupts }, { "dma", dma },
 		{ "rules", rules }, { "nvme", nvme }, { "lifecycle", lifecycle },
 		{ "iommufd", iommufd }, { "hostile", hostile }, { "kvm", kvm },
-		{ "mapped", mapped }, { "fault", fault }, { "hold", hold },
+		{ "mapped", mapped }, { "mediated", mediated }, { "buffer", memory_buffer },
+		{ "fault", fault }, { "hold", hold },
 	};
 	const char *name = argc > 1 ? argv[1] : "";
 
@@ -67,6 +68,11 @@ int main(int argc, char **argv)
 		executed(atoi(argv[2]), atoi(argv[3]));
 		return 0;
 	}
+	if (!strcmp(name, "mode") && argc > 2) {
+		in_mode(argv[2]);
+		printf("done\n");
+		return 0;
+	}
 	for (size_t i = 0; i < COUNT(groups); i++) {
 		if (!strcmp(name, groups[i].name)) {
 			groups[i].run();
@@ -74,7 +80,8 @@ int main(int argc, char **argv)
 			return argc > 2 ? atoi(argv[2]) : 0;
 		}
 	}
-	fprintf(stderr, "usage: %s legacy|interrupts|dma|rules|nvme|lifecycle|iommufd|hostile|kvm|mapped\n",
-		argv[0]);
+	fprintf(stderr, "usage: %s legacy|interrupts|dma|rules|nvme|lifecycle|iommufd|hostile|kvm|mapped|buffer|mediated\n"
+		"       %s mode type1|type1v2|compat-group|compat-cdev|iommufd\n",
+		argv[0], argv[0]);
 	return 2;
 }

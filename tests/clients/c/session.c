@@ -9,6 +9,10 @@
 
 #define DEVICES "/sys/bus/pci/devices"
 
+enum mode mode = TYPE1V2;
+// The address space of the session that was opened last in mode IOMMUFD.
+static u32 ioas;
+
 static u32 read_number(const char *address, const char *name)
 {
 	char path[PATH_MAX], text[32] = "";
@@ -132,12 +136,37 @@ void set_command(const struct session *session, u16 bits)
 	CHECK(pwrite(session->device, &command, 2, session->config + 4) == 2, "write of the command register");
 }
 
+// By the device's own node, with the iommufd as what map and unmap go to.
+static struct session open_as_container(struct function function, int iommu_type)
+{
+	struct session s = open_iommufd(function);
+	struct iommu_vfio_ioas request = { .size = sizeof(request), .ioas_id = s.ioas,
+		.op = IOMMU_VFIO_IOAS_SET };
+
+	s.container = s.iommufd;
+	s.iommufd = -1;
+	ioas = s.ioas;
+	if (mode == COMPAT_CDEV) {
+		REFUSED(ENODEV, ioctl(s.container, VFIO_SET_IOMMU, iommu_type));
+		WORKS(ioctl(s.container, IOMMU_VFIO_IOAS, &request));
+		CHECK(!ioctl(s.container, VFIO_GET_API_VERSION), "the version of VFIO");
+		CHECK(ioctl(s.container, VFIO_CHECK_EXTENSION, iommu_type) == 1, "the type of IOMMU");
+		WORKS(ioctl(s.container, VFIO_SET_IOMMU, iommu_type));
+	}
+	return s;
+}
+
 struct session open_legacy(struct function function, int iommu_type)
 {
+	const char *container = mode == COMPAT_GROUP ? "/dev/iommu" : "/dev/vfio/vfio";
 	struct session s = { .function = function, .iommufd = -1 };
 
-	s.container = open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
-	CHECK(s.container >= 0, "open /dev/vfio/vfio");
+	if (mode == COMPAT_CDEV || mode == IOMMUFD)
+		return open_as_container(function, iommu_type);
+	if (mode == TYPE1)
+		iommu_type = VFIO_TYPE1_IOMMU;
+	s.container = open(container, O_RDWR | O_CLOEXEC);
+	CHECK(s.container >= 0, "open %s", container);
 	s.group = open_group(&function);
 	CHECK(s.group >= 0, "open of group %d", function.group);
 	WORKS(ioctl(s.group, VFIO_GROUP_SET_CONTAINER, &s.container));
@@ -209,7 +238,19 @@ int map(int container, u64 iova, void *memory, u64 size, u32 flags)
 		.iova = iova,
 		.size = size,
 	};
+	struct iommu_ioas_map native = {
+		.size = sizeof(native),
+		.flags = IOMMU_IOAS_MAP_FIXED_IOVA |
+			(flags & VFIO_DMA_MAP_FLAG_READ ? IOMMU_IOAS_MAP_READABLE : 0) |
+			(flags & VFIO_DMA_MAP_FLAG_WRITE ? IOMMU_IOAS_MAP_WRITEABLE : 0),
+		.ioas_id = ioas,
+		.user_va = (uintptr_t)memory,
+		.length = size,
+		.iova = iova,
+	};
 
+	if (mode == IOMMUFD)
+		return ioctl(container, IOMMU_IOAS_MAP, &native);
 	return ioctl(container, VFIO_IOMMU_MAP_DMA, &request);
 }
 
@@ -221,7 +262,15 @@ long long unmap(int container, u64 iova, u64 size, u32 flags)
 		.iova = iova,
 		.size = size,
 	};
+	struct iommu_ioas_unmap native = {
+		.size = sizeof(native),
+		.ioas_id = ioas,
+		.iova = iova,
+		.length = flags & VFIO_DMA_UNMAP_FLAG_ALL ? UINT64_MAX : size,
+	};
 
+	if (mode == IOMMUFD)
+		return ioctl(container, IOMMU_IOAS_UNMAP, &native) ? -1 : (long long)native.length;
 	if (ioctl(container, VFIO_IOMMU_UNMAP_DMA, &request))
 		return -1;
 	return request.size;
@@ -277,4 +326,21 @@ void edu_dma(const struct session *session, u64 iova, u32 at, u32 count, u32 com
 		if (i > 10)
 			nanosleep(&rest, NULL);
 	}
+}
+
+void in_mode(const char *name)
+{
+	static const char *const names[] = {
+		[TYPE1] = "type1", [TYPE1V2] = "type1v2", [COMPAT_GROUP] = "compat-group",
+		[COMPAT_CDEV] = "compat-cdev", [IOMMUFD] = "iommufd",
+	};
+	size_t i = 0;
+
+	while (i < COUNT(names) && strcmp(name, names[i]))
+		i++;
+	CHECK(i < COUNT(names), "there is no mode %s", name);
+	mode = i;
+	interrupts();
+	dma();
+	nvme();
 }

@@ -20,12 +20,30 @@ const C_GROUPS: [&str; 8] = [
     "hostile",
 ];
 
+/// The machine of a group that is about one kind of device.
+const SPECIAL: [(&str, &[&str]); 1] = [("mediated", &["--device=edu,mediated=true"])];
+
 /// A machine whose registers are mapped.
 const MAPPED: [&str; 2] = ["--device=edu,mmio=map", "--device=nvme,size=64M,mmio=map"];
 
 /// The groups that run on it: what is said of mappings, and what is hard on a
 /// tracer.
 const MAPPED_GROUPS: [&str; 4] = ["mapped", "interrupts", "lifecycle", "hostile"];
+
+/// Machines whose NVMe has memory that programs map.
+const BUFFER: [(&str, [&str; 2]); 2] = [
+    ("trap", ["--device=edu", "--device=nvme,size=64M,cmb=1M"]),
+    (
+        "map",
+        [
+            "--device=edu,mmio=map",
+            "--device=nvme,size=64M,cmb=1M,mmio=map",
+        ],
+    ),
+];
+
+/// By what the C client opens devices and maps memory.
+const MODES: [&str; 5] = ["type1", "type1v2", "compat-group", "compat-cdev", "iommufd"];
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -37,7 +55,17 @@ pub(super) fn cases() -> Vec<Case> {
                     format!("c/{group}/{word}/{person}"),
                     move |bench, log| {
                         let client = bench.c_client(linkage)?;
-                        client_run(bench, log, person, &client, group, &[])
+                        client_run(bench, log, person, &client, &[group], &[])
+                    },
+                ));
+            }
+            for (group, options) in SPECIAL {
+                cases.push(Case::new(
+                    Tier::Clients,
+                    format!("c/{group}/{word}/{person}"),
+                    move |bench, log| {
+                        let client = bench.c_client(linkage)?;
+                        client_run(bench, log, person, &client, &[group], options)
                     },
                 ));
             }
@@ -47,10 +75,30 @@ pub(super) fn cases() -> Vec<Case> {
                     format!("c-mapped/{group}/{word}/{person}"),
                     move |bench, log| {
                         let client = bench.c_client(linkage)?;
-                        client_run(bench, log, person, &client, group, &MAPPED)
+                        client_run(bench, log, person, &client, &[group], &MAPPED)
                     },
                 ));
             }
+        }
+        for (mode, options) in &BUFFER {
+            cases.push(Case::new(
+                Tier::Clients,
+                format!("c-buffer/{mode}/{person}"),
+                move |bench, log| {
+                    let client = bench.c_client(Linkage::Dynamic)?;
+                    client_run(bench, log, person, &client, &["buffer"], options)
+                },
+            ));
+        }
+        for mode in MODES {
+            cases.push(Case::new(
+                Tier::Clients,
+                format!("c-mode/{mode}/{person}"),
+                move |bench, log| {
+                    let client = bench.c_client(Linkage::Dynamic)?;
+                    client_run(bench, log, person, &client, &["mode", mode], &[])
+                },
+            ));
         }
         for backend in ["legacy", "iommufd"] {
             cases.push(Case::new(
@@ -58,7 +106,7 @@ pub(super) fn cases() -> Vec<Case> {
                 format!("vfio-ioctls/{backend}/{person}"),
                 move |bench, log| {
                     let client = bench.rust_client()?;
-                    client_run(bench, log, person, &client, backend, &[])
+                    client_run(bench, log, person, &client, &[backend], &[])
                 },
             ));
         }
@@ -75,7 +123,7 @@ pub(super) fn cases() -> Vec<Case> {
                         ));
                     }
                     let client = bench.c_client(Linkage::Dynamic)?;
-                    client_run(bench, log, person, &client, "kvm", &[])
+                    client_run(bench, log, person, &client, &["kvm"], &[])
                 },
             ));
         }
@@ -94,7 +142,7 @@ fn client_run(
     log: &Path,
     person: Person,
     client: &Path,
-    group: &str,
+    words: &[&str],
     options: &[&str],
 ) -> Result<(), Stop> {
     let place = bench.place(person)?;
@@ -104,12 +152,12 @@ fn client_run(
         .args(options)
         .arg("--")
         .arg(place.program(client)?)
-        .arg(group);
+        .args(words);
     let ended = Job::new(command, log)
         .user(place.user)
         .limit(120)
         .run()?
-        .success(&format!("client {group}"))?;
+        .success(&format!("client {}", words.join(" ")))?;
     if ended.log.lines().any(|line| line == "done") {
         Ok(())
     } else {

@@ -16,6 +16,9 @@ use crate::verdict::{About as _, Stop};
 const PACKETS: u64 = 200_000;
 /// Packets that are under way: one burst of testpmd.
 const BURST: u64 = 32;
+/// testpmd's own options: what comes in goes out again.
+const TESTPMD: &str = "-- --forward-mode=io --no-flush-rx --tx-first --stats-period=1 \
+                       --nb-cores=1 --total-num-mbufs=4096 --no-lsc-interrupt";
 /// DPDK's memory.
 const MEMORY: u64 = 128 << 20;
 const HUGE_PAGE: u64 = 2 << 20;
@@ -37,6 +40,15 @@ dma_entry_limit = 100000
 
 [[device]]
 model = \"virtio-net\"
+mmio = \"map\"
+";
+
+const DMA_ENGINE: &str = "\
+version = 1
+dma_entry_limit = 100000
+
+[[device]]
+model = \"ioat\"
 mmio = \"map\"
 ";
 
@@ -73,7 +85,13 @@ pub(super) fn cases() -> Vec<Case> {
                 move |bench, log| testpmd(bench, log, person, pages),
             ));
         }
+        cases.push(Case::new(
+            Tier::Guests,
+            format!("dpdk/ioat/{person}"),
+            move |bench, log| dmadev(bench, log, person),
+        ));
     }
+    cases.push(Case::new(Tier::Guests, "dpdk/ratio/root".to_owned(), ratio));
     cases
 }
 
@@ -86,7 +104,7 @@ fn testpmd(bench: &Bench, log: &Path, person: Person, pages: Pages) -> Result<()
     };
     let machine = session.machine(NETWORK)?;
     let mut command = session.run(&machine);
-    session.testpmd(&mut command, pages);
+    session.testpmd(&mut command, pages, &[]);
     let job = Job::new(command, log).user(session.place.user).limit(120);
     let mut job = job.terminal().start()?;
     while job.is_running() && number(&job.log_so_far(), "RX-packets:") < PACKETS {
@@ -111,6 +129,81 @@ fn testpmd(bench: &Bench, log: &Path, person: Person, pages: Pages) -> Result<()
     Ok(())
 }
 
+/// DPDK's own test of DMA engines: copies, fills, stop and start, a full ring.
+fn dmadev(bench: &Bench, log: &Path, person: Person) -> Result<(), Stop> {
+    let session = Session::new(bench, person)?;
+    let machine = session.machine(DMA_ENGINE)?;
+    let mut command = session.run(&machine);
+    session.program(&mut command, "dpdk-test", Pages::Small, first_processor());
+    command.env("DPDK_TEST", "dmadev_autotest");
+    let ended = Job::new(command, log)
+        .user(session.place.user)
+        .limit(120)
+        .run()?
+        .success("dpdk-test")?;
+    let ours = ended.log.split("Test dmadev instance 0 [0000:").nth(1);
+    let passed = |name: &str| ours.is_some_and(|text| text.contains(&format!("{name} succeeded")));
+    match ["copy", "stop_start", "burst_capacity", "fill"]
+        .into_iter()
+        .find(|name| !passed(name))
+    {
+        None if ended.log.contains("Test OK") => Ok(()),
+        None => Err(Stop::failed("dpdk-test does not say that it is well")),
+        Some(name) => Err(Stop::failed(format!("no success of {name} on the ioat"))),
+    }
+}
+
+/// Packets a second on virtio-net, and against DPDK's own virtual device: the same driver on `virtio_user`, whose
+/// packets DPDK's vhost library gives back from another processor. Both devices copy each packet twice. (`net_null` and
+/// `net_ring` copy nothing, and have no queues in memory.)
+fn ratio(bench: &Bench, log: &Path) -> Result<(), Stop> {
+    let session = Session::new(bench, Person::Root)?;
+    let machine = session.machine(NETWORK)?;
+    let processors = crate::process::processors();
+    for burst in [32, 128] {
+        let option = format!("--burst={burst}");
+        let mut command = session.run(&machine);
+        session.testpmd(&mut command, Pages::Small, &[&option]);
+        let mut pinned = session.place.command(Path::new("taskset"));
+        pinned.args(["-c", &processors[0].to_string()]);
+        pinned.arg(command.get_program()).args(command.get_args());
+        let one = best_second(pinned, log)?;
+        bench.progress.print(&format!(
+            "  one processor, bursts of {burst}: {:.2} Mpps",
+            one as f64 / 1e6
+        ));
+        if processors.len() < 2 {
+            return Err(Stop::not_run(
+                "there is no processor for vhost",
+                "run on a machine with two",
+            ));
+        }
+        let ours = best_second(command, log)?;
+        let native = best_second(session.native(&option, &processors), log)?;
+        bench.progress.print(&format!(
+            "  two processors, bursts of {burst}: {:.2} Mpps, virtio_user {:.2} Mpps, ratio {:.2}",
+            ours as f64 / 1e6,
+            native as f64 / 1e6,
+            ours as f64 / native as f64
+        ));
+    }
+    Ok(())
+}
+
+/// Runs testpmd for some seconds: the packets received in the best of them.
+fn best_second(command: Command, log: &Path) -> Result<u64, Stop> {
+    let mut job = Job::new(command, log).limit(120).terminal().start()?;
+    while job.is_running() && job.log_so_far().matches("Rx-pps:").count() < 4 {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    job.press_interrupt()?;
+    let ended = job.finish()?.success("dpdk-testpmd")?;
+    match number(&ended.log, "Rx-pps:") {
+        0 => Err(Stop::failed("no packet was received")),
+        packets => Ok(packets),
+    }
+}
+
 /// The largest number that stands behind a word.
 fn number(text: &str, word: &str) -> u64 {
     text.split(word)
@@ -118,6 +211,10 @@ fn number(text: &str, word: &str) -> u64 {
         .filter_map(|rest| rest.split_whitespace().next()?.parse().ok())
         .max()
         .unwrap_or(0)
+}
+
+fn first_processor() -> usize {
+    crate::process::processors().first().copied().unwrap_or(0)
 }
 
 /// DPDK and iogate in a person's place.
@@ -151,8 +248,8 @@ impl Session {
         command
     }
 
-    /// One of DPDK's programs with its options, on the first processor that there is.
-    fn program(&self, command: &mut Command, name: &str, pages: Pages) {
+    /// One of DPDK's programs with its options.
+    fn program(&self, command: &mut Command, name: &str, pages: Pages, processor: usize) {
         command.args(self.dpdk.program(&format!("usr/bin/{name}")));
         // By name: a whole directory is refused where everybody may write to one above it.
         for driver in DRIVERS {
@@ -160,14 +257,37 @@ impl Session {
         }
         command.args([pages.option(), "-m", &(MEMORY >> 20).to_string()]);
         command.args("--iova-mode=va --no-telemetry --no-shconf".split(' '));
-        command.arg(format!("--lcores=(0,1)@{}", crate::process::processor()));
+        command.arg(format!("--lcores=(0,1)@{processor}"));
     }
 
-    fn testpmd(&self, command: &mut Command, pages: Pages) {
-        self.program(command, "dpdk-testpmd", pages);
-        let options = "-- --forward-mode=io --no-flush-rx --tx-first --stats-period=1 \
-                       --nb-cores=1 --total-num-mbufs=4096 --no-lsc-interrupt";
-        command.args(options.split_whitespace());
+    fn testpmd(&self, command: &mut Command, pages: Pages, more: &[&str]) {
+        self.program(command, "dpdk-testpmd", pages, first_processor());
+        command.args(TESTPMD.split_whitespace()).args(more);
+    }
+
+    /// testpmd on DPDK's own virtual device, and the device in a testpmd of its own.
+    fn native(&self, burst: &str, processors: &[usize]) -> Command {
+        let socket = self.place.scratch().join("vhost");
+        let testpmd = |device: &str, processor: usize, options: &str| {
+            let mut command = Command::new("exec");
+            self.program(&mut command, "dpdk-testpmd", Pages::Small, processor);
+            command.arg(format!("--vdev={device}={}", socket.display()));
+            command.arg("--no-pci").args(options.split_whitespace());
+            command.arg(burst);
+            let words = command.get_args().map(std::ffi::OsStr::to_string_lossy);
+            words.map(|word| format!("'{word}' ")).collect::<String>()
+        };
+        let answers = TESTPMD.replace("--tx-first", "");
+        let device = testpmd("net_vhost0,queues=1,iface", processors[1], &answers);
+        let driver = testpmd("net_virtio_user0,queues=1,path", processors[0], TESTPMD);
+        let mut shell = self.place.command(Path::new("sh"));
+        // The keys reach all three; the device's figures are the driver's.
+        shell.arg("-c").arg(format!(
+            "trap : INT; rm -f {0}; {device} > /dev/null & \
+             for i in $(seq 100); do [ -S {0} ] && break; sleep 0.1; done; {driver}; kill -INT $!; wait",
+            socket.display()
+        ));
+        shell
     }
 }
 

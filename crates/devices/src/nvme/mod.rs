@@ -6,6 +6,7 @@
 //! | data | PRP entries and lists, pages of 4 KiB, at most 512 KiB a command |
 //! | admin | Identify, Create/Delete I/O queues, Get/Set Features, Get Log Page, Abort, Asynchronous Event Request |
 //! | I/O | Read, Write, Flush, Write Zeroes, Dataset Management |
+//! | memory buffer | with `cmb`: BAR 2, for queues, lists and data, at the address that CMBMSC gives it |
 //! | interrupts | MSI-X, one vector for the admin queue and one a pair; INTx |
 //! | resets | CC.EN, shutdown, function level, bus |
 //!
@@ -18,6 +19,7 @@
 //! CSTS.RDY falls when nothing of the old life is under way any more.
 
 mod admin;
+mod buffer;
 mod event;
 mod features;
 mod io;
@@ -37,6 +39,7 @@ use iogate_pci::{After, Bar, Bus, Endpoint, Function, Identity, MsixLayout, Rese
 use crate::properties::{Checked, Kind, Property};
 use crate::registers;
 use crate::registry::{BuildError, Model, Slot};
+use buffer::Paths;
 use spec::registers::offset;
 use state::State;
 use worker::{Quantum, Scratch};
@@ -82,6 +85,11 @@ pub(crate) const MODEL: Model = Model {
             kind: Kind::Integer,
             about: "I/O queue pairs, 1 to 127 (default 16)",
         },
+        Property {
+            name: "cmb",
+            kind: Kind::Bytes,
+            about: "controller memory buffer, a power of two from 4 KiB to 1 GiB (default: none)",
+        },
     ],
     build,
 };
@@ -113,7 +121,8 @@ fn build(properties: &Checked<'_>, slot: Slot) -> Result<Arc<dyn Function>, Buil
         Some(serial) => serial.to_owned(),
         None => format!("IOGATE{:04X}{:04X}", slot.source.segment, requester.0),
     };
-    Ok(Arc::new(Nvme::new(slot, storage, &serial, queues)?))
+    let buffer = properties.number("cmb").unwrap_or_default();
+    Ok(Arc::new(Nvme::new(slot, storage, &serial, queues, buffer)?))
 }
 
 /// One controller.
@@ -128,12 +137,13 @@ pub struct Nvme {
 
 impl Nvme {
     /// A controller over `storage` with `queues` I/O queue pairs, brought into
-    /// the range 1 to 127.
+    /// the range 1 to 127, and a memory buffer of `buffer` bytes, or none (0).
     pub fn new(
         slot: Slot,
         storage: Box<dyn Storage>,
         serial: &str,
         queues: u16,
+        buffer: u64,
     ) -> Result<Self, BuildError> {
         let size = storage.size();
         if size == 0 || !size.is_multiple_of(1 << BLOCK_SHIFT) || size > MAX_SIZE {
@@ -151,6 +161,13 @@ impl Nvme {
                 rule: "it is 1 to 20 printable ASCII characters",
             });
         }
+        if buffer != 0 && !buffer::is_size(buffer) {
+            return Err(BuildError::Range {
+                property: "cmb",
+                value: buffer.to_string(),
+                rule: "it is a power of two from 4 KiB to 1 GiB",
+            });
+        }
         let queues = queues.clamp(1, MAX_QUEUES);
         let identity = Identity {
             vendor: VENDOR,
@@ -160,8 +177,13 @@ impl Nvme {
             class: 0x01_0802,
             revision: 0x01,
         };
-        let endpoint = Endpoint::builder(identity)
-            .bar(Bar::memory64(0, BAR_SIZE))
+        let mut endpoint = Endpoint::builder(identity).bar(Bar::memory64(0, BAR_SIZE));
+        if buffer != 0 {
+            let memory = slot.make_memory(buffer::BAR, buffer)?;
+            let bar = Bar::memory64(buffer::BAR, buffer).prefetchable();
+            endpoint = endpoint.memory_bar(bar, memory);
+        }
+        let endpoint = endpoint
             .pin_a()
             .power_management()
             .msix(MsixLayout {
@@ -174,7 +196,7 @@ impl Nvme {
             .express()
             .build(slot.source, slot.interrupts)?;
         Ok(Self {
-            state: Mutex::new(State::new(endpoint.life(), queues)),
+            state: Mutex::new(State::new(endpoint.life(), queues, buffer)),
             endpoint,
             storage,
             uuid: uuid(serial),
@@ -220,7 +242,10 @@ impl Function for Nvme {
         MODEL.name
     }
 
-    fn read_bar(&self, _bar: u8, offset: u64, into: &mut [u8]) {
+    fn read_bar(&self, bar: u8, offset: u64, into: &mut [u8]) {
+        if self.endpoint.read_memory(bar, offset, into) {
+            return;
+        }
         {
             let state = self.lock();
             registers::read(offset, into, |at| state.read(at));
@@ -228,7 +253,10 @@ impl Function for Nvme {
         self.endpoint.read_msix(0, offset, into);
     }
 
-    fn write_bar(&self, _bar: u8, offset: u64, from: &[u8]) -> After {
+    fn write_bar(&self, bar: u8, offset: u64, from: &[u8]) -> After {
+        if self.endpoint.write_memory(bar, offset, from) {
+            return After::Nothing;
+        }
         self.endpoint.write_msix(0, offset, from);
         let mut state = self.lock();
         let mut after = After::Nothing;
@@ -246,10 +274,15 @@ impl Function for Nvme {
     }
 
     fn work(&self, port: &mut Port) -> After {
-        let life = self.lock().life;
+        let (life, registers) = {
+            let state = self.lock();
+            (state.life, state.buffer)
+        };
         // Taken out, so that nothing is locked while the port is used.
         let scratch = std::mem::take(&mut *self.lock_scratch());
         let bus = Bus::new(&self.endpoint, port, life);
+        let memory = self.endpoint.bar_memory(buffer::BAR);
+        let bus = Paths::new(bus, registers, memory);
         let mut quantum = Quantum::new(self, bus, life, scratch);
         let after = quantum.run();
         *self.lock_scratch() = quantum.into_scratch();
@@ -258,7 +291,7 @@ impl Function for Nvme {
 
     fn reset(&self, _kind: ResetKind) {
         let mut state = self.lock();
-        *state = State::new(self.endpoint.life(), state.queues());
+        *state = State::new(self.endpoint.life(), state.queues(), state.buffer.size());
         self.endpoint.set_line(Line::Deasserted);
     }
 }

@@ -1,11 +1,10 @@
 //! Physical Region Pages: where the data of a command lies. NVM Express 1.4
 //! section 4.3.
 
-use iogate_dma::Iova;
-use iogate_pci::Bus;
-
+use super::buffer::Paths;
 use super::spec::completion::Status;
 use super::worker::Stop;
+use iogate_dma::Iova;
 
 /// Bytes of a memory page; the controller supports no other size.
 pub(super) const PAGE: u64 = 4096;
@@ -22,7 +21,7 @@ pub(super) struct Segment {
 /// Every list page but the first gives at least 511 entries, so that a chain
 /// of lists is no longer than the data wants.
 pub(super) fn gather(
-    bus: &mut Bus<'_>,
+    bus: &mut Paths<'_>,
     (prp1, prp2): (u64, u64),
     length: u64,
     segments: &mut Vec<Segment>,

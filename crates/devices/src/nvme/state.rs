@@ -3,6 +3,7 @@
 use iogate_dma::Line;
 use iogate_pci::{After, Life};
 
+use super::buffer::Registers;
 use super::event::{Event, Events};
 use super::features::{Features, Limits};
 use super::queue::{CompletionQueue, SubmissionQueue};
@@ -21,6 +22,7 @@ pub(super) struct State {
     aqa: Aqa,
     asq: u64,
     acq: u64,
+    pub(super) buffer: Registers,
     /// Interrupt Mask.
     mask: u32,
     /// CC.EN was cleared and the worker has not yet cleaned up.
@@ -62,8 +64,9 @@ pub(super) struct Place {
 }
 
 impl State {
-    /// Power-on: disabled, with `queues` I/O queue pairs on offer.
-    pub(super) fn new(life: Life, queues: u16) -> Self {
+    /// Power-on: disabled, with `queues` I/O queue pairs on offer and a memory
+    /// buffer of `buffer` bytes.
+    pub(super) fn new(life: Life, queues: u16, buffer: u64) -> Self {
         let slots = usize::from(queues).saturating_add(1);
         Self {
             life,
@@ -72,6 +75,7 @@ impl State {
             aqa: Aqa::new(),
             asq: 0,
             acq: 0,
+            buffer: Registers::new(buffer),
             mask: 0,
             disabling: false,
             submission: (0..slots).map(|_| None).collect(),
@@ -109,7 +113,8 @@ impl State {
             .with_mqes(LAST_ENTRY)
             .with_cqr(true)
             .with_to(20)
-            .with_css(1);
+            .with_css(1)
+            .with_cmbs(self.buffer.is_there());
         match at {
             offset::CAP => low(cap.into_bits()),
             offset::CAP_HIGH => high(cap.into_bits()),
@@ -122,6 +127,11 @@ impl State {
             offset::ASQ_HIGH => high(self.asq),
             offset::ACQ => low(self.acq),
             offset::ACQ_HIGH => high(self.acq),
+            offset::CMBLOC => self.buffer.location(),
+            offset::CMBSZ => self.buffer.sizes(),
+            offset::CMBMSC => low(self.buffer.space()),
+            offset::CMBMSC_HIGH => high(self.buffer.space()),
+            offset::CMBSTS => self.buffer.status(),
             _ => 0,
         }
     }
@@ -138,6 +148,10 @@ impl State {
             offset::ASQ_HIGH => self.asq = join(low(self.asq), value),
             offset::ACQ => self.acq = join(value & !0xfff, high(self.acq)),
             offset::ACQ_HIGH => self.acq = join(low(self.acq), value),
+            offset::CMBMSC => self
+                .buffer
+                .set_space(join(value, high(self.buffer.space()))),
+            offset::CMBMSC_HIGH => self.buffer.set_space(join(low(self.buffer.space()), value)),
             _ => {}
         }
         self.after()
@@ -200,14 +214,16 @@ impl State {
     }
 
     /// Ends a controller reset: queues are gone and registers reset, but for
-    /// those of the admin queue. NVM Express 1.4 section 7.3.2.
+    /// those of the admin queue and of the memory buffer. NVM Express 1.4
+    /// section 7.3.2.
     pub(super) fn disable(&mut self) {
-        let fresh = Self::new(self.life, self.queues());
+        let fresh = Self::new(self.life, self.queues(), self.buffer.size());
         *self = Self {
             cc: self.cc,
             aqa: self.aqa,
             asq: self.asq,
             acq: self.acq,
+            buffer: self.buffer,
             counters: self.counters,
             last_error: self.last_error,
             ..fresh

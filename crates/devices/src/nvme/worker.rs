@@ -1,9 +1,10 @@
 //! One quantum of a controller's worker: commands in, completions out.
 
 use iogate_dma::Iova;
-use iogate_pci::{After, Bus, BusError, Life};
+use iogate_pci::{After, BusError, Life};
 
 use super::Nvme;
+use super::buffer::Paths;
 use super::prp::{Segment, gather};
 use super::spec::command::Command;
 use super::spec::completion::Status;
@@ -65,7 +66,7 @@ pub(super) struct Scratch {
 /// A quantum under way.
 pub(super) struct Quantum<'w> {
     pub(super) nvme: &'w Nvme,
-    bus: Bus<'w>,
+    bus: Paths<'w>,
     life: Life,
     scratch: Scratch,
     /// Bytes of data so far.
@@ -75,7 +76,7 @@ pub(super) struct Quantum<'w> {
 }
 
 impl<'w> Quantum<'w> {
-    pub(super) fn new(nvme: &'w Nvme, bus: Bus<'w>, life: Life, scratch: Scratch) -> Self {
+    pub(super) fn new(nvme: &'w Nvme, bus: Paths<'w>, life: Life, scratch: Scratch) -> Self {
         Self {
             nvme,
             bus,
@@ -298,7 +299,7 @@ impl<'w> Quantum<'w> {
         &mut self,
         command: &Command,
         length: u64,
-        mut step: impl FnMut(&mut Bus<'w>, Iova, u64, &mut [u8]) -> Result<(), Stop>,
+        mut step: impl FnMut(&mut Paths<'w>, Iova, u64, &mut [u8]) -> Result<(), Stop>,
     ) -> Result<(), Stop> {
         self.gather(command, length)?;
         self.scratch.data.resize(CHUNK, 0);

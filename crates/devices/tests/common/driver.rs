@@ -31,7 +31,7 @@ pub struct Command {
 }
 
 impl Command {
-    fn bytes(&self) -> [u8; 64] {
+    pub fn bytes(&self) -> [u8; 64] {
         let mut bytes = [0; 64];
         bytes[0] = self.opcode;
         bytes[1] = self.flags;

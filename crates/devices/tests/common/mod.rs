@@ -16,11 +16,13 @@ use std::sync::{Arc, Mutex};
 use iogate_devices::{Properties, Slot, build};
 use iogate_dma::{
     Attachment, Fault, FaultReason, FaultSink, Gate, InFlight, Interrupts, Iova, Line, Memory,
-    MemoryError, Message, Outcome, Port, Request, Rights, Run, Source, Span, Translate, Width,
+    MemoryError, Message, Outcome, Port, Request, Rights, Run, SharedMemory, Source, Span,
+    Translate, Width,
 };
 use iogate_pci::{After, ConfigEffect, Function, Migrate, ResetKind, StateError, migration};
 
 /// Plain memory from address 0 on.
+#[derive(Default)]
 pub struct Ram(Mutex<Vec<u8>>);
 
 impl Memory for Ram {
@@ -48,6 +50,12 @@ impl Memory for Ram {
     }
     fn compare_exchange(&self, address: u64, _: Width, _: u64, _: u64) -> Result<u64, MemoryError> {
         Err(MemoryError::NotAtomic { address })
+    }
+}
+
+impl SharedMemory for Ram {
+    fn file(&self) -> Option<(std::os::fd::BorrowedFd<'_>, u64)> {
+        None
     }
 }
 
@@ -147,6 +155,9 @@ impl Machine {
         let slot = Slot {
             source,
             interrupts: interrupts.clone(),
+            memory: Some(Arc::new(|_, size| {
+                Ok(Arc::new(Ram(Mutex::new(vec![0; size as usize]))))
+            })),
         };
         let device = build(model, properties, slot).unwrap();
         let whole = Span::with_length(Iova(0), size as u64).unwrap();

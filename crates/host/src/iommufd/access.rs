@@ -19,6 +19,8 @@ pub(crate) struct Access {
     pub(crate) ioas: Option<u32>,
     /// What its user asks of mappings: whole pages if it pins.
     pub(crate) alignment: u64,
+    /// The index of the mediated device that it is of, if it is of one.
+    pub(crate) device: Option<usize>,
 }
 
 /// What accesses of an IOAS hold.
@@ -123,13 +125,12 @@ impl Host {
             AccessMode::Copies => 1,
         };
         let access = Access {
-            ioas: Some(ioas),
+            ioas: None,
             alignment,
+            device: None,
         };
-        context.objects.ioas(ioas)?;
         let id = context.objects.insert(Object::Access(access))?;
-        let added = context.objects.ioas_mut(ioas)?.add_user(id, alignment);
-        if let Err(error) = added {
+        if let Err(error) = self.change_ioas(context, id, Some(ioas)) {
             context.objects.remove(id);
             return Err(error);
         }
@@ -148,19 +149,8 @@ impl Host {
     pub fn access_replace(&self, access: FileId, ioas: u32) -> Result<Retired, Error> {
         let mut state = self.lock();
         let (context, id) = state.access(access)?;
-        let Access {
-            ioas: old,
-            alignment,
-        } = context.objects.access(id)?;
-        let old = old.ok_or(NO_IOAS)?;
-        context.objects.ioas(ioas)?;
-        if old == ioas {
-            return Ok(Retired::default());
-        }
-        context.objects.ioas_mut(ioas)?.add_user(id, alignment)?;
-        let pages = context.objects.ioas_mut(old)?.remove_user(id);
-        context.objects.access_mut(id)?.ioas = Some(ioas);
-        Ok(self.retire(pages))
+        context.objects.access(id)?.ioas.ok_or(NO_IOAS)?;
+        self.change_ioas(context, id, Some(ioas))
     }
 
     /// Pins `span` for an access. EINVAL for one that does not pin, EPERM if a
@@ -174,7 +164,9 @@ impl Host {
     ) -> Result<AccessPages, Failure> {
         let mut state = self.lock();
         let (context, id) = state.access(access)?;
-        let Access { ioas, alignment } = context.objects.access(id)?;
+        let Access {
+            ioas, alignment, ..
+        } = context.objects.access(id)?;
         if alignment != PAGE_SIZE {
             return Err(Error::invalid("the access does not pin pages").into());
         }
@@ -273,13 +265,22 @@ impl Host {
         let Some((iommufd, id)) = state.accesses.remove(&file) else {
             return;
         };
-        if let Some(context) = state.iommufds.get_mut(&iommufd)
-            && let Some(Object::Access(access)) = context.objects.remove(id)
-            && let Some(ioas) = access.ioas
-            && let Ok(ioas) = context.objects.ioas_mut(ioas)
-        {
-            let pages = ioas.remove_user(id);
-            retired.merge(self.retire(pages));
+        self.drop_access(state, iommufd, id, retired);
+    }
+
+    /// Ends an access, and the iommufd if it was the last that held it.
+    pub(super) fn drop_access(
+        &self,
+        state: &mut State,
+        iommufd: FileId,
+        id: u32,
+        retired: &mut Retired,
+    ) {
+        if let Some(context) = state.iommufds.get_mut(&iommufd) {
+            if let Ok(left) = self.change_ioas(context, id, None) {
+                retired.merge(left);
+            }
+            context.objects.remove(id);
         }
         self.forget_iommufd(state, iommufd, retired);
     }

@@ -65,11 +65,14 @@ impl Host {
     /// `iommufd_device_bind`.
     pub(crate) fn bind(&self, state: &mut State, file: FileId, index: usize) -> Result<u32, Error> {
         let device = self.device(index)?;
+        let Some(iommu) = device.unit() else {
+            return self.bind_access(state, file, index);
+        };
         let group = device.group;
         state.group(group)?.claim(Owner::Iommufd(file))?;
         let bound = Object::Device(BoundDevice {
             group: GroupKey::Machine(group),
-            unit: Arc::new(Unit::plain(&device.iommu)),
+            unit: Arc::new(Unit::plain(iommu)),
         });
         let context = state.iommufds.get_mut(&file).ok_or(Context::NONE);
         let entered = context.and_then(|context| context.objects.insert(bound));
@@ -83,6 +86,9 @@ impl Host {
     /// its file is closed and this was its last device. Linux
     /// `iommufd_device_destroy`.
     pub(crate) fn unbind(&self, state: &mut State, file: FileId, id: u32, retired: &mut Retired) {
+        if is_access(state, file, id) {
+            return self.drop_access(state, file, id, retired);
+        }
         self.detach_pt(state, file, id, retired);
         let Some(context) = state.iommufds.get_mut(&file) else {
             return;
@@ -113,6 +119,9 @@ impl Host {
         id: u32,
         pt: u32,
     ) -> Result<Attached, Failure> {
+        if is_access(state, file, id) {
+            return self.attach_access(state, file, id, pt);
+        }
         let context = state.iommufds.get(&file).ok_or(Context::NONE)?;
         match context.objects.any(pt)? {
             Object::Hwpt(_) => self.use_hwpt(state, file, id, pt),
@@ -236,11 +245,12 @@ impl Host {
                 context.objects.ioas(old)?.space.release((*moved).into());
             }
         }
+        let view = context.objects.hwpt(hwpt)?.view(&space);
         context.links.insert(device.group, Link { hwpt, devices });
         let mut retired = Retired::default();
         if before != Some(hwpt) {
             if let GroupKey::Machine(number) = device.group {
-                self.attach(state.group(number)?, Some(&space));
+                self.attach(state.group(number)?, Some(view));
             }
             retired.grace = Some(self.config.gate.grace());
         }
@@ -265,6 +275,12 @@ impl Host {
         let Some(context) = state.iommufds.get_mut(&file) else {
             return;
         };
+        if context.objects.access(id).is_ok() {
+            if let Ok(left) = self.change_ioas(context, id, None) {
+                retired.merge(left);
+            }
+            return;
+        }
         let Ok(device) = context.objects.device(id) else {
             return;
         };
@@ -298,6 +314,12 @@ impl Host {
             context.put_hwpt(self, &mut state.private, hwpt, retired);
         }
     }
+}
+
+/// Whether the device with this number is a mediated one.
+fn is_access(state: &State, file: FileId, id: u32) -> bool {
+    let context = state.iommufds.get(&file);
+    context.is_some_and(|context| context.objects.access(id).is_ok())
 }
 
 impl Context {

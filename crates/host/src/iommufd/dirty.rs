@@ -2,19 +2,41 @@
 //! `drivers/iommu/iommufd/io_pagetable.c`, `iopt_set_dirty_tracking`,
 //! `iopt_read_and_clear_dirty_data`.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use iogate_dma::{Iova, Span};
+use iogate_dma::{Access, Fault, InFlight, Iova, Outcome, Request, Span, Translate};
 
 use super::Context;
-use crate::{Error, ErrorKind, FileId, Host};
+use crate::{DirtyLog, Error, ErrorKind, FileId, Host, Ioas, Retired};
 
-/// Pages that were written.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct DirtyPages {
-    is_on: bool,
-    /// First bytes of pages.
-    pages: BTreeSet<Iova>,
+/// An IOAS as it is seen by way of a page table that records what is written.
+pub(super) struct TrackedSpace {
+    space: Arc<Ioas>,
+    log: Arc<DirtyLog>,
+}
+
+impl TrackedSpace {
+    pub(super) fn new(space: Arc<Ioas>, log: Arc<DirtyLog>) -> Self {
+        Self { space, log }
+    }
+}
+
+impl Translate for TrackedSpace {
+    fn translate<'g>(
+        &'g self,
+        guard: &'g InFlight<'_>,
+        request: &Request,
+    ) -> Result<Outcome<'g>, Fault> {
+        let outcome = self.space.translate(guard, request)?;
+        if request.access == Access::Write
+            && self.log.is_on()
+            && let Outcome::Memory(run) = &outcome
+            && let Some(span) = Span::with_length(request.span.first(), run.length())
+        {
+            self.log.insert(span);
+        }
+        Ok(outcome)
+    }
 }
 
 /// A look at a range for pages that were written.
@@ -39,66 +61,61 @@ impl Host {
     /// IOMMU_HWPT_SET_DIRTY_TRACKING: turned on, nothing counts as written.
     /// ENOENT; EOPNOTSUPP for a page table that was not made for it. Linux
     /// `iommufd_hwpt_set_dirty_tracking`.
-    pub fn hwpt_set_dirty_tracking(&self, file: FileId, id: u32, on: bool) -> Result<(), Error> {
-        let mut state = self.lock();
-        let context = state.iommufds.get_mut(&file).ok_or(Context::NONE)?;
-        let dirty = context.objects.hwpt_mut(id)?.dirty.as_mut();
-        let dirty = dirty.ok_or(NO_DIRTY)?;
-        if on {
-            dirty.pages.clear();
-        }
-        dirty.is_on = on;
-        Ok(())
+    pub fn hwpt_set_dirty_tracking(
+        &self,
+        file: FileId,
+        id: u32,
+        on: bool,
+    ) -> Result<Retired, Error> {
+        let state = self.lock();
+        let context = state.iommufds.get(&file).ok_or(Context::NONE)?;
+        let log = context.objects.hwpt(id)?.dirty.as_ref();
+        log.ok_or(NO_DIRTY)?.set(on);
+        // Who found it off may still be writing.
+        Ok(self.grace())
     }
 
     /// IOMMU_HWPT_GET_DIRTY_BITMAP: the mapped pages of `range` that were
-    /// written, each with all its bytes. ENOENT; EOPNOTSUPP as above;
-    /// EOVERFLOW, EINVAL for a range that wraps, is empty or is not of whole
-    /// pages. Linux `iommufd_check_iova_range`.
+    /// written, each with all its bytes, neighbours joined. ENOENT; EOPNOTSUPP
+    /// as above; EOVERFLOW, EINVAL for a range that wraps, is empty or is not of
+    /// whole pages. Linux `iommufd_check_iova_range`.
     pub fn hwpt_dirty_pages(
         &self,
         file: FileId,
         id: u32,
         range: DirtyRange,
-    ) -> Result<Vec<Span>, Error> {
-        let mut state = self.lock();
-        let context = state.iommufds.get_mut(&file).ok_or(Context::NONE)?;
+    ) -> Result<(Vec<Span>, Retired), Error> {
+        let state = self.lock();
+        let context = state.iommufds.get(&file).ok_or(Context::NONE)?;
         let hwpt = context.objects.hwpt(id)?;
-        let granule = hwpt.unit.granule();
-        if hwpt.dirty.is_none() {
-            return Err(NO_DIRTY);
-        }
+        let log = hwpt.dirty.as_ref().ok_or(NO_DIRTY)?;
         let ioas = context.objects.ioas(hwpt.ioas)?;
         let span = check_range(&range, ioas.alignment)?;
-        let space = std::sync::Arc::clone(&ioas.space);
-        let dirty = context.objects.hwpt_mut(id)?.dirty.as_mut();
-        let dirty = dirty.ok_or(NO_DIRTY)?;
-        let written: Vec<Iova> = dirty
-            .pages
-            .range(span.first()..=span.last())
-            .copied()
-            .filter(|page| space.space().area_at(*page).is_some())
-            .collect();
-        if !range.keep {
-            for page in &written {
-                dirty.pages.remove(page);
-            }
-        }
-        let page = |first: &Iova| Span::with_length(*first, granule);
-        Ok(written.iter().filter_map(page).collect())
+        let is_mapped = |page| ioas.space.space().area_at(page).is_some();
+        let written = log.take(span, range.keep, is_mapped);
+        // What was marked before is written by then.
+        Ok((written, self.grace()))
     }
 
-    /// The page with `iova` was written by way of the page table: ENOENT;
-    /// EINVAL unless it tracks that.
+    /// The pages with these addresses were written by way of the page table:
+    /// ENOENT; EINVAL unless it tracks that.
     pub fn hwpt_set_dirty(&self, file: FileId, id: u32, iova: &[Iova]) -> Result<(), Error> {
-        let mut state = self.lock();
-        let context = state.iommufds.get_mut(&file).ok_or(Context::NONE)?;
-        let hwpt = context.objects.hwpt_mut(id)?;
-        let mask = !hwpt.unit.granule().wrapping_sub(1);
-        let dirty = hwpt.dirty.as_mut().filter(|dirty| dirty.is_on);
-        let dirty = dirty.ok_or(Error::invalid("dirty tracking is off"))?;
-        dirty.pages.extend(iova.iter().map(|at| Iova(at.0 & mask)));
+        let state = self.lock();
+        let context = state.iommufds.get(&file).ok_or(Context::NONE)?;
+        let log = context.objects.hwpt(id)?.dirty.as_ref();
+        let log = log.filter(|log| log.is_on());
+        let log = log.ok_or(Error::invalid("dirty tracking is off"))?;
+        for span in iova.iter().filter_map(|at| Span::new(*at, *at)) {
+            log.insert(span);
+        }
         Ok(())
+    }
+
+    fn grace(&self) -> Retired {
+        Retired {
+            grace: Some(self.config.gate.grace()),
+            ..Retired::default()
+        }
     }
 }
 

@@ -4,12 +4,14 @@
 
 use std::sync::Arc;
 
+use iogate_dma::Translate;
+
 use super::Context;
-use super::dirty::DirtyPages;
+use super::dirty::TrackedSpace;
 use super::objects::Object;
 use super::unit::Unit;
 use crate::iommufd::Failure;
-use crate::{Error, ErrorKind, FileId, Host, Retired};
+use crate::{DirtyLog, Error, ErrorKind, FileId, Host, Ioas, Retired, SpaceId};
 
 /// A paging page table.
 pub(crate) struct Hwpt {
@@ -25,7 +27,7 @@ pub(crate) struct Hwpt {
     /// Made with IOMMU_HWPT_ALLOC_PASID.
     pub(crate) takes_pasids: bool,
     /// Made with IOMMU_HWPT_ALLOC_DIRTY_TRACKING.
-    pub(crate) dirty: Option<DirtyPages>,
+    pub(crate) dirty: Option<Arc<DirtyLog>>,
 }
 
 impl Hwpt {
@@ -34,6 +36,15 @@ impl Hwpt {
         unit.reaches(&self.unit)
             && (unit.iommu.coherent || !self.enforces_coherency)
             && (unit.features.tracks_dirty || self.dirty.is_none())
+    }
+
+    /// How its devices see `space`, the IOAS that it shows.
+    pub(super) fn view(&self, space: &Arc<Ioas>) -> (SpaceId, Arc<dyn Translate>) {
+        let (id, space) = (space.id(), Arc::clone(space));
+        match &self.dirty {
+            None => (id, space),
+            Some(log) => (id, Arc::new(TrackedSpace::new(space, Arc::clone(log)))),
+        }
     }
 }
 
@@ -89,7 +100,8 @@ impl Host {
         let id = context.new_hwpt(self, &mut state.private, request.parent, device.unit, false)?;
         let hwpt = context.objects.hwpt_mut(id)?;
         hwpt.takes_pasids = request.flags & flag::PASID != 0;
-        hwpt.dirty = (request.flags & flag::DIRTY_TRACKING != 0).then(DirtyPages::default);
+        hwpt.dirty = (request.flags & flag::DIRTY_TRACKING != 0)
+            .then(|| Arc::new(DirtyLog::new(hwpt.unit.granule())));
         Ok(id)
     }
 

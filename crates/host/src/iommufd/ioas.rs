@@ -330,6 +330,10 @@ impl IoasObject {
             let length = area.span.last_offset().saturating_add(1);
             bytes = bytes.saturating_add(length);
         }
+        if bytes > 0 && !self.users.is_empty() {
+            // Also where nothing was pinned: software may be at it.
+            retired.grace = Some(host.config.gate.grace());
+        }
         retired.merge(host.retire(pages));
         if outcome.is_ok() && bytes == 0 && span != Span::whole() {
             outcome = Err(Error::new(

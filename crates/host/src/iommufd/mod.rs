@@ -15,6 +15,7 @@
 //! | IOMMU_VFIO_IOAS, the VFIO calls on an iommufd | whole, save that the older type1 cannot unmap parts of mappings |
 //! | VFIO_DEVICE_BIND_IOMMUFD, ATTACH_IOMMUFD_PT, DETACH_IOMMUFD_PT | whole, save PASID (EINVAL) and VF tokens (no device is an SR-IOV function) |
 //! | GROUP_SET_CONTAINER with an iommufd | whole |
+//! | mediated devices | whole: each is an access |
 //! | IOMMU_HWPT_INVALIDATE, VIOMMU_ALLOC, VDEVICE_ALLOC | refused: there are no nested tables and no virtual IOMMUs |
 //! | IOMMU_FAULT_QUEUE_ALLOC, VEVENTQ_ALLOC, HW_QUEUE_ALLOC | no: ENOTTY |
 //! | IOMMU_TEST_CMD | where an [`Extension`] answers it |
@@ -32,6 +33,7 @@ mod extension;
 mod hwpt;
 mod ioas;
 mod map;
+mod mediated;
 mod nodeless;
 mod objects;
 mod pasid;

@@ -97,7 +97,7 @@ impl Random {
 }
 
 /// Lines that make one device differ from another.
-const DEVICE_LINES: [&str; 12] = [
+const DEVICE_LINES: [&str; 14] = [
     "behind = \"rp0\"\n",
     "behind = \"conv\"\n",
     "behind = \"pci\"\n",
@@ -110,6 +110,8 @@ const DEVICE_LINES: [&str; 12] = [
     "group = 3\n",
     "driver = \"none\"\n",
     "acs = true\n",
+    "mediated = true\n",
+    "iommu = \"none\"\n",
 ];
 
 /// The bridges and units of one file of the corpus with random devices: most

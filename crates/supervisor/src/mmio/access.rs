@@ -216,7 +216,7 @@ fn code(task: Task, process: &Process, rip: u64) -> Vec<u8> {
 
 /// The file of ours that a mapping is of.
 fn file_of(core: &Core, vma: &Vma) -> Option<FileId> {
-    core.file(Inode::new(vma.device, vma.inode))
+    core.mapped(Inode::new(vma.device, vma.inode))
         .filter(|_| vma.is_file())
 }
 

@@ -7,7 +7,7 @@ use iogate_devices::{Properties, Slot};
 use iogate_dma::{Attachment, Fault, FaultSink, Gate, Iova, Rights, Source, Span};
 use iogate_host::{
     Actor, Device, GroupConfig, Host, HostConfig, Iommu, MemlockMode, Node, Observer, Reserved,
-    ReservedKind, SpaceId, Via,
+    ReservedKind, SpaceId, Translation, Via,
 };
 use iogate_interrupt::{Delivery, Window};
 use iogate_machine::{Machine, Model};
@@ -58,6 +58,7 @@ pub fn session(devices: usize, program: &str, arguments: &[&str]) -> Session {
         let slot = Slot {
             source: entry.source(),
             interrupts: delivery.clone(),
+            memory: None,
         };
         let built = iogate_devices::build("edu", &Properties::default(), slot).unwrap();
         let group = machine.groups().iter();
@@ -73,7 +74,7 @@ pub fn session(devices: usize, program: &str, arguments: &[&str]) -> Session {
             cdev: device.cdev.unwrap(),
             function: built,
             attachment: Arc::new(Attachment::new()),
-            iommu: Arc::clone(&iommu),
+            translation: Translation::Unit(Arc::clone(&iommu)),
         }));
     }
     let facts = list.clone();

@@ -126,6 +126,9 @@ fn attach(
     if body.argsz < 12 || body.flags & !PASID != 0 {
         return Err(Errno::EINVAL);
     }
+    if body.flags & PASID != 0 {
+        host.cdev_check_pasids(file)?;
+    }
     let attached = if body.flags & PASID == 0 {
         host.cdev_attach(file, body.pt_id)
     } else if body.argsz < 16 {
@@ -180,6 +183,7 @@ fn detach(
         return Err(Errno::EINVAL);
     }
     if body.flags & PASID != 0 {
+        host.cdev_check_pasids(file)?;
         if body.argsz < 12 {
             return Err(Errno::EINVAL);
         }

@@ -132,8 +132,8 @@ pub(super) fn set_dirty_tracking(
         if body.flags & !ENABLE != 0 {
             return Err(Errno::EOPNOTSUPP);
         }
-        host.hwpt_set_dirty_tracking(file, body.hwpt_id, body.flags & ENABLE != 0)?;
-        Ok(Answer::value(0))
+        let on = body.flags & ENABLE != 0;
+        Ok(host.hwpt_set_dirty_tracking(file, body.hwpt_id, on)?.into())
     };
     answer(client, argument, run, |body, result| {
         tracing::event!(
@@ -167,9 +167,9 @@ pub(super) fn get_dirty_bitmap(
             page_size: body.page_size,
             keep: body.flags & NO_CLEAR != 0,
         };
-        let pages = host.hwpt_dirty_pages(file, body.hwpt_id, range)?;
+        let (pages, retired) = host.hwpt_dirty_pages(file, body.hwpt_id, range)?;
         set_bits(client, body.data, &range, &pages)?;
-        Ok(Answer::value(0))
+        Ok(retired.into())
     };
     answer(client, argument, run, |body, result| {
         tracing::event!(

@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use super::argument::{Argument, Chain, Placed};
 use super::{Call, Fds, feature, irqs, number, reset, told, unknown};
-use crate::region::{region_and_offset, region_offset};
+use crate::region::{memory_offset, region_and_offset, region_offset};
 use crate::{Answer, Errno, iommufd};
 
 /// `struct vfio_device_info`.
@@ -140,7 +140,12 @@ pub(crate) fn ioctl(call: &Call<'_>, command: u32) -> Result<Answer, Errno> {
         Ok(device) => device,
         Err(error) => return unknown(file, command, error.into()),
     };
+    let is_emulated = host.device(device).is_ok_and(|one| one.is_emulated());
     match command {
+        // Of PCI functions: drivers of mediated devices know none of these.
+        GET_PCI_HOT_RESET_INFO | PCI_HOT_RESET | IOEVENTFD | FEATURE if is_emulated => {
+            unknown(file, command, Errno::ENOTTY)
+        }
         GET_INFO => get_info(call),
         GET_REGION_INFO => get_region_info(call, device),
         GET_IRQ_INFO => get_irq_info(call, device),
@@ -191,7 +196,10 @@ fn fill_region_info(
     *info = call.read()?;
     let region = Region::from_index(info.index.into())?;
     let known = call.host.region_info(device, region)?;
-    info.offset = region_offset(info.index);
+    info.offset = match known.is_memory {
+        true => memory_offset(info.index),
+        false => region_offset(info.index),
+    };
     info.size = known.size;
     info.flags = 0;
     for (has, flag) in [

@@ -98,12 +98,20 @@ impl<'c> Writer<'c> {
         }
     }
 
-    /// Marks all pages of `span`. Bits before it keep their value, bits after
-    /// it in the same word are cleared.
-    pub(super) fn mark(&self, span: Span) -> Result<(), Errno> {
+    /// Writes the bits of all pages of `span`: set for those in `dirty`, in
+    /// order, else clear. Bits before it keep their value, bits after it in the
+    /// same word are cleared.
+    pub(super) fn mark(&self, span: Span, dirty: &[Span]) -> Result<(), Errno> {
         let page = |iova: u64| iova.wrapping_sub(self.base).checked_shr(self.shift);
         let first = page(span.first().0).ok_or(Errno::EINVAL)?;
         let last = page(span.last().0).ok_or(Errno::EINVAL)?;
+        let runs = dirty.iter().filter_map(|run| {
+            let from = run.first().max(span.first());
+            let to = run.last().min(span.last());
+            Some((page(from.0)?, page(to.0)?))
+        });
+        let mut runs = runs.fuse();
+        let mut run = runs.next();
         let mut word = first >> 6;
         let mut at = word
             .checked_mul(8)
@@ -114,15 +122,20 @@ impl<'c> Writer<'c> {
         while word <= last >> 6 {
             let mut used = 0_usize;
             for (value, number) in words.iter_mut().zip(word..=last >> 6) {
-                *value = u64::MAX;
+                *value = 0;
+                while let Some((from, to)) = run.filter(|(from, _)| from >> 6 <= number) {
+                    *value |= bits(number, from, to);
+                    if to >> 6 > number {
+                        // The rest of the run is in words to come.
+                        break;
+                    }
+                    run = runs.next();
+                }
                 if number == first >> 6 && first & 63 != 0 {
                     let mut old = [0; 8];
                     self.client.read(at, &mut old)?;
                     let kept = (1_u64 << (first & 63)).wrapping_sub(1);
-                    *value = !kept | u64::from_ne_bytes(old) & kept;
-                }
-                if number == last >> 6 {
-                    *value &= u64::MAX >> 63_u64.wrapping_sub(last & 63);
+                    *value |= u64::from_ne_bytes(old) & kept;
                 }
                 used = used.saturating_add(1);
             }
@@ -136,6 +149,19 @@ impl<'c> Writer<'c> {
         }
         Ok(())
     }
+}
+
+/// The bits of `word` that stand for the pages from `first` to `last`.
+fn bits(word: u64, first: u64, last: u64) -> u64 {
+    let from = match first >> 6 < word {
+        true => 0,
+        false => first & 63,
+    };
+    let to = match last >> 6 > word {
+        true => 63,
+        false => last & 63,
+    };
+    u64::MAX << from & u64::MAX >> 63_u64.wrapping_sub(to)
 }
 
 /// VFIO_IOMMU_DIRTY_PAGES. `vfio_iommu_type1_dirty_pages`.
@@ -171,7 +197,7 @@ fn get_bitmap(call: &Call<'_>, argsz: u32) -> Result<(), Errno> {
     }
     bitmap.check(size)?;
     let writer = Writer::new(call.client, &bitmap, iova);
-    let report = |span| writer.mark(span);
+    let report = |span, dirty: &[_]| writer.mark(span, dirty);
     call.host
         .dirty_bitmap(call.file, (iova, size), bitmap.pgsize, report)
 }

@@ -87,7 +87,10 @@ fn set_container(call: &Call<'_>, group: u32) -> Result<Answer, Errno> {
         Named::Ours(file) => Some(file),
         Named::Other => None,
     };
-    Ok(call.host.set_container(group, container)?.into())
+    match call.host.set_container(group, container) {
+        Ok(retired) => Ok(retired.into()),
+        Err(failure) => iommufd::refuse(failure),
+    }
 }
 
 fn device_file(call: &Call<'_>, group: u32, name: &[u8]) -> Result<Answer, Errno> {

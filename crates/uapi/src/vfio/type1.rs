@@ -206,7 +206,7 @@ fn run_unmap(call: &Call<'_>, body: &mut Unmap) -> Result<Answer, Errno> {
         false => UnmapRange::Range { iova, size },
     };
     let writer = Writer::new(call.client, &bitmap, iova);
-    let report = |span| writer.mark(span);
+    let report = |span, dirty: &[_]| writer.mark(span, dirty);
     let unmapped = call
         .host
         .unmap_dma(call.file, range, mode, report, call.client);

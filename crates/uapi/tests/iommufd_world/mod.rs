@@ -20,7 +20,7 @@ use iogate_dma::{
 };
 use iogate_host::{
     Actor, Caller, Device, FileId, GroupConfig, Host, HostConfig, Iommu, Memlock, MemlockMode,
-    Node, Observer, Reserved, ReservedKind, SpaceId, Via,
+    Node, Observer, Reserved, ReservedKind, SpaceId, Translation, Via,
 };
 use iogate_interrupt::{Delivery, Window};
 use iogate_pci::{After, Endpoint, Function, Identity, ResetKind};
@@ -56,6 +56,8 @@ pub const CONTRARY: usize = 6;
 pub const FINE: usize = 7;
 /// Behind a unit that keeps 8000-9fff for itself.
 pub const CROWDED: usize = 8;
+/// A mediated device.
+pub const MEDIATED: usize = 9;
 
 /// The fields of a structure, one after the other, as bytes.
 #[macro_export]
@@ -233,8 +235,14 @@ impl World {
             (&fine, 7),
             (&crowded, 8),
         ];
-        let devices = behind.iter().enumerate().map(|(index, (iommu, group))| {
-            let source: Source = format!("0000:{index:02x}:00.0").parse().unwrap();
+        let units = behind.map(|(iommu, group)| (Translation::Unit(Arc::clone(iommu)), group));
+        let mediated = [(Translation::Emulated, 9)];
+        let all = units.into_iter().chain(mediated).enumerate();
+        let devices = all.map(|(index, (translation, group))| {
+            let source: Source = match index {
+                MEDIATED => "ffff:00:00.0".parse().unwrap(),
+                _ => format!("0000:{index:02x}:00.0").parse().unwrap(),
+            };
             let identity = Identity {
                 vendor: 0x1234,
                 device: 0x11e8,
@@ -245,11 +253,11 @@ impl World {
                 index,
                 source,
                 name: source.to_string(),
-                group: *group,
+                group,
                 cdev: index as u32,
                 function: Arc::new(Silent(endpoint.unwrap())),
                 attachment: Arc::new(Attachment::new()),
-                iommu: Arc::clone(iommu),
+                translation,
             })
         });
         let ram = Arc::new(Ram::default());
@@ -257,7 +265,7 @@ impl World {
         let diary = Arc::new(Diary::default());
         let process = Arc::new(Process::default());
         let violations = Arc::new(AtomicUsize::new(0));
-        let groups = (1..=8).map(|number| GroupConfig {
+        let groups = (1..=9).map(|number| GroupConfig {
             number,
             viable: number != 5,
         });

@@ -20,7 +20,7 @@ use iogate_dma::{
 };
 use iogate_host::{
     Actor, Device, FileId, GroupConfig, Host, HostConfig, Iommu, MemlockMode, Node, Observer,
-    Reserved, ReservedKind, SpaceId, Via,
+    Reserved, ReservedKind, SpaceId, Translation, Via,
 };
 use iogate_interrupt::{Delivery, Window};
 use iogate_uapi::{Answer, Errno};
@@ -46,15 +46,18 @@ pub const TAKEN: usize = 3;
 pub const NARROW: usize = 4;
 /// Two in one group.
 pub const TWIN: usize = 5;
+/// A mediated device.
+pub const MEDIATED: usize = 7;
 
 pub fn group_of(device: usize) -> u32 {
     match device {
         6 => 15,
+        MEDIATED => 16,
         _ => 10 + u32::try_from(device).unwrap(),
     }
 }
 
-pub const NAMES: [&str; 7] = [
+pub const NAMES: [&str; 8] = [
     "0000:01:00.0",
     "0000:01:00.1",
     "0000:00:03.0",
@@ -62,6 +65,7 @@ pub const NAMES: [&str; 7] = [
     "0000:03:00.0",
     "0000:04:00.0",
     "0000:04:00.1",
+    "83b8f4f2-509f-4c5e-9a3d-2f1b1c0de001",
 ];
 
 /// The fields of a structure, one after the other, as bytes.
@@ -149,7 +153,7 @@ impl World {
         let mut probes = Vec::new();
         let mut devices = Vec::new();
         for (index, name) in NAMES.iter().enumerate() {
-            let source: Source = name.parse().unwrap();
+            let source: Source = name.parse().unwrap_or("ffff:00:00.0".parse().unwrap());
             let probe = Arc::new(match index {
                 PLAIN => Probe::plain(source, delivery.clone()),
                 _ => Probe::express(source, delivery.clone()),
@@ -163,10 +167,14 @@ impl World {
                 cdev: u32::try_from(index).unwrap(),
                 function: probe,
                 attachment: Arc::new(Attachment::new()),
-                iommu: if index == NARROW { &narrow } else { &wide }.clone(),
+                translation: match index {
+                    MEDIATED => Translation::Emulated,
+                    NARROW => Translation::Unit(narrow.clone()),
+                    _ => Translation::Unit(wide.clone()),
+                },
             }));
         }
-        let groups = (10..=15).map(|number| GroupConfig {
+        let groups = (10..=16).map(|number| GroupConfig {
             number,
             viable: number != group_of(TAKEN),
         });
@@ -340,6 +348,11 @@ impl World {
             iogate_dma::DmaError::Refused(fault) => fault.reason,
             error => panic!("{error}"),
         })
+    }
+
+    /// A worker of any device.
+    pub fn worker(&self) -> iogate_dma::Participant {
+        self.gate.join()
     }
 
     /// The message that a device's write of `data` at `iova` is.

@@ -16,6 +16,11 @@ pub(crate) mod offset {
     pub(crate) const ASQ_HIGH: u64 = 0x2c;
     pub(crate) const ACQ: u64 = 0x30;
     pub(crate) const ACQ_HIGH: u64 = 0x34;
+    pub(crate) const CMBLOC: u64 = 0x38;
+    pub(crate) const CMBSZ: u64 = 0x3c;
+    pub(crate) const CMBMSC: u64 = 0x50;
+    pub(crate) const CMBMSC_HIGH: u64 = 0x54;
+    pub(crate) const CMBSTS: u64 = 0x58;
     /// First doorbell; with a stride of 4, queue y has its tail at 8 y and its
     /// head at 8 y + 4 from here.
     pub(crate) const DOORBELLS: u64 = 0x1000;
@@ -52,7 +57,10 @@ pub(crate) struct Cap {
     pub(crate) mpsmin: u8,
     #[bits(4)]
     pub(crate) mpsmax: u8,
-    #[bits(8)]
+    pub(crate) pmrs: bool,
+    /// Controller Memory Buffer Supported.
+    pub(crate) cmbs: bool,
+    #[bits(6)]
     __: u8,
 }
 
@@ -114,4 +122,66 @@ pub(crate) struct Aqa {
     pub(crate) acqs: u16,
     #[bits(4)]
     __: u8,
+}
+
+/// Controller Memory Buffer Location (offset 0x38, 32-bit, RO). NVM Express 1.4
+/// section 3.1.11.
+#[bitfield(u32)]
+pub(crate) struct Cmbloc {
+    /// Base Indicator Register: the BAR.
+    #[bits(3)]
+    pub(crate) bir: u8,
+    /// Queue Mixed Memory Support.
+    pub(crate) cqmms: bool,
+    pub(crate) cqpds: bool,
+    /// Data Pointer Mixed Locations Support.
+    pub(crate) cdpmls: bool,
+    /// Data Pointer and Command Independent Locations Support.
+    pub(crate) cdpcils: bool,
+    pub(crate) cdmmms: bool,
+    pub(crate) cqda: bool,
+    #[bits(3)]
+    __: u8,
+    /// Offset in units of CMBSZ.
+    #[bits(20)]
+    pub(crate) ofst: u32,
+}
+
+/// Controller Memory Buffer Size (offset 0x3c, 32-bit, RO). NVM Express 1.4
+/// section 3.1.12.
+#[bitfield(u32)]
+pub(crate) struct Cmbsz {
+    /// Submission Queue Support.
+    pub(crate) sqs: bool,
+    /// Completion Queue Support.
+    pub(crate) cqs: bool,
+    /// PRP and SGL List Support.
+    pub(crate) lists: bool,
+    /// Read Data Support.
+    pub(crate) rds: bool,
+    /// Write Data Support.
+    pub(crate) wds: bool,
+    #[bits(3)]
+    __: u8,
+    /// Size Units: 4 KiB times 16 to the power of this.
+    #[bits(4)]
+    pub(crate) szu: u8,
+    /// Size in units.
+    #[bits(20)]
+    pub(crate) sz: u32,
+}
+
+/// Controller Memory Buffer Memory Space Control (offset 0x50, 64-bit, RW).
+/// NVM Express 1.4 section 3.1.16.
+#[bitfield(u64)]
+pub(crate) struct Cmbmsc {
+    /// Capabilities Registers Enabled: CMBLOC and CMBSZ show the buffer.
+    pub(crate) cre: bool,
+    /// Controller Memory Space Enable: commands can name it.
+    pub(crate) cmse: bool,
+    #[bits(10)]
+    __: u16,
+    /// Controller Base Address, in pages.
+    #[bits(52)]
+    pub(crate) cba: u64,
 }
