@@ -8,7 +8,7 @@ use iogate_dma::{Span, Translate};
 
 use crate::cdev::Binding;
 use crate::container::Container;
-use crate::iommufd::{Buffer, CompatDevice, Context, Extension};
+use crate::iommufd::{Buffer, CompatDevice, Context, Extension, OpenQueue};
 use crate::kvm::Machines;
 use crate::ledger::{Charge, Ledger, Payer};
 use crate::private::{Piece, PrivateMemory};
@@ -53,6 +53,8 @@ pub enum FileKind {
         /// Which way the data flows.
         direction: Direction,
     },
+    /// Page requests of devices.
+    FaultQueue,
 }
 
 /// How a device file came to be.
@@ -87,6 +89,7 @@ pub(crate) struct State {
     /// Files of accesses: the iommufd and the number there.
     pub(crate) accesses: BTreeMap<FileId, (FileId, u32)>,
     pub(crate) buffers: BTreeMap<FileId, Buffer>,
+    pub(crate) fault_queues: BTreeMap<FileId, OpenQueue>,
     /// Virtual machines that were told of files.
     pub(crate) machines: Machines,
     pub(crate) private: PrivateMemory,
@@ -141,6 +144,7 @@ impl Host {
                 compat_devices: BTreeMap::new(),
                 accesses: BTreeMap::new(),
                 buffers: BTreeMap::new(),
+                fault_queues: BTreeMap::new(),
                 machines: Machines::default(),
                 private: PrivateMemory::default(),
                 spaces: BTreeMap::new(),
@@ -299,6 +303,7 @@ impl Host {
             }
             // The transfer goes on until the device leaves its state.
             (FileKind::Migration { .. }, _) => {}
+            (FileKind::FaultQueue, _) => self.close_fault_queue(&mut state, file, &mut retired),
             (FileKind::Access, _) => self.close_access(&mut state, file, &mut retired),
         }
         self.kvm_forget(&mut state, file);

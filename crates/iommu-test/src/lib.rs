@@ -10,11 +10,12 @@
 //! | `check` | where mappings end, how often pages are pinned: 3, 4 |
 //! | `access` | accesses: 5-8, 11 |
 //! | `dirty` | pages that a device wrote: 13 |
+//! | `fault` | pages that a device asks for: 15 |
 //! | `pasid` | page tables by PASID: 18-21 |
 //! | `buffer` | buffers of a device's memory, which none stands behind: 22, 23 |
 //!
-//! 1 reserves a range, 9 sets a limit that has no meaning here. The others
-//! (nested page tables, faults, virtual IOMMUs) are EOPNOTSUPP.
+//! 1 reserves a range, 9 sets a limit that has no meaning here. 14 and 17 are
+//! ENOENT: there are no nested page tables and no virtual IOMMUs to ask about.
 #![forbid(unsafe_code)]
 #![warn(
     clippy::arithmetic_side_effects,
@@ -39,6 +40,7 @@ mod argument;
 mod buffer;
 mod check;
 mod dirty;
+mod fault;
 mod mock;
 mod pasid;
 
@@ -102,7 +104,13 @@ impl Extension for TestInterface {
                 mock::create(&self.iommu, &mut call, flags)
             }
             13 => dirty::set(&mut call),
+            15 => fault::trigger(&call),
+            14 => Err(NOT_NESTED.into()),
             16 => mock::check_cache(&call),
+            17 => {
+                host.iommufd_unit(file, call.argument.word(16))?;
+                Err(NO_VIOMMU.into())
+            }
             18 => pasid::attach(&call, PasidChange::Attach),
             19 => pasid::attach(&call, PasidChange::Replace),
             20 => pasid::detach(&call),
@@ -123,6 +131,15 @@ struct Call<'c> {
 }
 
 const UNSUPPORTED: Error = Error::new(ErrorKind::Unsupported, "no such test operation or flag");
+
+const NOT_NESTED: Error = Error::new(
+    ErrorKind::NotFound,
+    "the iommufd has no nested page table with this id",
+);
+const NO_VIOMMU: Error = Error::new(
+    ErrorKind::NotFound,
+    "the device has no place in a virtual IOMMU",
+);
 
 impl Call<'_> {
     /// IOMMU_TEST_OP_ADD_RESERVED. `iommufd_test_add_reserved`.

@@ -59,6 +59,7 @@ fn unit(iommu: &Arc<Iommu>, flags: u32) -> Unit {
             } else {
                 0
             },
+            asks_for_pages: true,
         },
         data: UnitData {
             kind: INFO_KIND,
@@ -97,6 +98,15 @@ pub(crate) fn replace(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let Attached { hwpt, retired } = attached;
     call.argument.set_word(16, hwpt);
     Ok(leaves(retired))
+}
+
+/// Whether a device of the iommufd is a mock one: ENOENT, EINVAL.
+pub(crate) fn check(call: &Call<'_>, device: u32) -> Result<(), Error> {
+    let unit = call.host.iommufd_unit(call.file, device)?;
+    match unit.data.kind {
+        INFO_KIND => Ok(()),
+        _ => Err(Error::invalid("the device is no mock device")),
+    }
 }
 
 /// IOMMU_TEST_OP_DEV_CHECK_CACHE. `iommufd_test_dev_check_cache`.

@@ -12,6 +12,7 @@ use iogate_memory::ClientMemory;
 use iogate_uapi::{After, Errno};
 
 use crate::alarm::Alarm;
+use crate::events;
 use crate::held::Held;
 use crate::nodes::Nodes;
 use crate::object::{self, Lock, Made, Proof};
@@ -193,6 +194,7 @@ impl Core {
                     None => object::make_device(self.memory_of(device), byte),
                 }
             }
+            Some(FileKind::FaultQueue) => self.make_events(file),
             Some(_) => object::make_socket(),
             None => Err(io::Error::from_raw_os_error(libc::ENODEV)),
         };
@@ -213,6 +215,14 @@ impl Core {
         };
         watched.map_err(errno)?;
         Ok(theirs)
+    }
+
+    /// The end of a fault queue, which shows from now on what there is to read.
+    fn make_events(&self, file: FileId) -> io::Result<Made> {
+        let (made, shown) = events::make_events()?;
+        let watched = self.host.fault_watch(file, Arc::new(shown));
+        let gone = |_| io::Error::from_raw_os_error(libc::ENODEV);
+        watched.map(|()| made).map_err(gone)
     }
 
     /// Closes a file that the client never held.

@@ -59,6 +59,7 @@ mod control;
 mod core;
 mod doctor;
 mod eventfd;
+mod events;
 mod filter;
 mod guardian;
 mod held;

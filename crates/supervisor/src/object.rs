@@ -6,7 +6,7 @@
 //! memory, if there is any, and ends before the registers; its size is sealed.
 //! Its identity is its inode and, since several ends may be of one such file,
 //! a lock on a byte of its own. That lock goes with the last duplicate and the
-//! last mapping.
+//! last mapping. What tells of events is in `events`.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -21,7 +21,7 @@ use crate::thread::{Inode, see};
 /// By what we see whether the client still holds its end.
 #[derive(Debug)]
 pub(crate) enum Proof {
-    /// The other socket.
+    /// The other socket, or a pipe's end.
     Peer(OwnedFd),
     /// The lock that it holds.
     Lock(Lock),
@@ -155,7 +155,8 @@ impl Proof {
                 let mut poll = [PollFd::new(peer, PollFlags::empty())];
                 let polled = rustix::event::poll(&mut poll, Some(&Timespec::default()));
                 let [peer] = &poll;
-                polled.is_ok() && peer.revents().contains(PollFlags::HUP)
+                let gone = PollFlags::HUP | PollFlags::ERR;
+                polled.is_ok() && peer.revents().intersects(gone)
             }
             Self::Lock(lock) => !lock.is_held(),
         }

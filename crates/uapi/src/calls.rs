@@ -55,16 +55,13 @@ const CALLS: &[(On, u32, &str)] = &[
     (On::Iommufd, 0x8b, "ioctl_hwpt_set_dirty_tracking"),
     (On::Iommufd, 0x8c, "ioctl_hwpt_get_dirty_bitmap"),
     (On::Iommufd, 0x8d, "ioctl_hwpt_invalidate"),
-    (On::Iommufd, 0x88, "ioctl_vfio_ioas"),
-    (On::Iommufd, 0x8d, "ioctl_hwpt_invalidate"),
+    (On::Iommufd, 0x8e, "ioctl_fault_queue_alloc"),
     (On::Iommufd, 0x8f, "ioctl_ioas_map_file"),
     (On::Iommufd, 0x90, "ioctl_viommu_alloc"),
     (On::Iommufd, 0x91, "ioctl_vdevice_alloc"),
     (On::Iommufd, 0x92, "ioctl_ioas_change_process"),
-    (On::Iommufd, 0xa0, "ioctl_test"),
-    (On::Iommufd, 0x90, "ioctl_viommu_alloc"),
-    (On::Iommufd, 0x91, "ioctl_vdevice_alloc"),
-    (On::Iommufd, 0x92, "ioctl_ioas_change_process"),
+    (On::Iommufd, 0x93, "ioctl_veventq_alloc"),
+    (On::Iommufd, 0x94, "ioctl_hw_queue_alloc"),
     (On::Iommufd, 0xa0, "ioctl_test"),
 ];
 
@@ -89,7 +86,7 @@ pub(crate) fn name(kind: FileKind, command: u32) -> Option<&'static str> {
         FileKind::Migration { .. } => On::Migration,
         FileKind::Iommufd if number < 0x80 => On::Container,
         FileKind::Iommufd => On::Iommufd,
-        FileKind::Access | FileKind::Buffer => return None,
+        FileKind::Access | FileKind::Buffer | FileKind::FaultQueue => return None,
     };
     let mut calls = CALLS.iter();
     calls.find_map(|(kind, known, name)| (*kind == on && *known == number).then_some(*name))

@@ -32,7 +32,9 @@ pub fn ioctl(
         FileKind::Container => vfio::container::ioctl(&call, command),
         FileKind::Group(number) => vfio::group::ioctl(&call, number, command),
         FileKind::Device(_) => vfio::device::ioctl(&call, command),
-        FileKind::Access | FileKind::Buffer => vfio::unknown(file, command, Errno::ENOTTY),
+        FileKind::Access | FileKind::Buffer | FileKind::FaultQueue => {
+            vfio::unknown(file, command, Errno::ENOTTY)
+        }
         FileKind::Migration { .. } => vfio::migration::ioctl(&call, command),
         FileKind::Iommufd => iommufd::ioctl(host, file, command, argument, client),
     }

@@ -56,7 +56,7 @@ pub const fn region_of(offset: u64) -> (u64, u64) {
 fn device(host: &Host, file: FileId) -> Result<usize, Errno> {
     host.device_access(file)
         .map_err(|error| match host.kind(file) {
-            Some(FileKind::Migration { .. }) => Errno::ESPIPE,
+            Some(FileKind::Migration { .. } | FileKind::FaultQueue) => Errno::ESPIPE,
             Some(_) => error.into(),
             None => Errno::EBADF,
         })

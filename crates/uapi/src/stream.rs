@@ -4,6 +4,7 @@
 
 use iogate_host::{FileId, FileKind, Host};
 
+use crate::iommufd::fault;
 use crate::{Answer, Client, Errno, data};
 
 /// A read of `file` into `pieces`, each an address and a length in the client:
@@ -17,6 +18,7 @@ pub fn read_stream(
 ) -> Result<Answer, Errno> {
     match host.kind(file) {
         Some(FileKind::Migration { .. }) => data::read(host, file, pieces, client),
+        Some(FileKind::FaultQueue) => fault::read(host, file, pieces, client),
         _ => refused(host, file),
     }
 }
@@ -30,6 +32,7 @@ pub fn write_stream(
 ) -> Result<Answer, Errno> {
     match host.kind(file) {
         Some(FileKind::Migration { .. }) => data::write(host, file, pieces, client),
+        Some(FileKind::FaultQueue) => fault::write(host, file, pieces, client),
         _ => refused(host, file),
     }
 }

@@ -202,6 +202,7 @@ const ABLE: Features = Features {
     nests: true,
     takes_pasids: true,
     data_kind: 0,
+    asks_for_pages: false,
     pasid_bits: 10,
 };
 const DIRTY_TRACKING: u32 = 2;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::fault::User;
 use super::objects::{BoundDevice, GroupKey, Object};
 use super::unit::{Unit, UnitData};
 use super::{Context, Failure};
@@ -95,7 +96,7 @@ impl Host {
         };
         if let Ok(device) = context.objects.device(id) {
             let group = device.group;
-            context.pasids.retain(|(device, _), _| *device != id);
+            context.drop_pasids(id);
             context.objects.remove(id);
             if let GroupKey::Machine(number) = group
                 && let Ok(group) = state.group(number)
@@ -126,7 +127,7 @@ impl Host {
         match context.objects.any(pt)? {
             Object::Hwpt(_) => self.use_hwpt(state, file, id, pt),
             Object::Ioas(_) => self.use_ioas(state, file, id, pt),
-            Object::Device(_) | Object::Access(_) | Object::Nodeless(_) => {
+            Object::Device(_) | Object::Access(_) | Object::Nodeless(_) | Object::FaultQueue(_) => {
                 Err(Error::invalid("a device cannot be attached to this object").into())
             }
         }
@@ -227,10 +228,7 @@ impl Host {
             let iommu = &context.objects.device(*newcomer)?.unit.iommu;
             context.objects.ioas(ioas)?.reserve_for(*newcomer, iommu)
         });
-        let fits = fits.and_then(|()| match table.accepts(&device.unit) {
-            true => Ok(()),
-            false => Err(Error::invalid("the page table is for another IOMMU")),
-        });
+        let fits = fits.and_then(|()| table.check_unit(&device.unit));
         if let Err(error) = fits {
             for newcomer in newcomers {
                 space.release(newcomer.into());
@@ -249,6 +247,7 @@ impl Host {
         context.links.insert(device.group, Link { hwpt, devices });
         let mut retired = Retired::default();
         if before != Some(hwpt) {
+            context.hand_over(User::Group(device.group), id, Some(hwpt));
             if let GroupKey::Machine(number) = device.group {
                 self.attach(state.group(number)?, Some(view));
             }
@@ -303,6 +302,7 @@ impl Host {
         if !is_last {
             return;
         }
+        context.hand_over(User::Group(group), id, None);
         if let GroupKey::Machine(number) = group
             && let Ok(group) = state.group(number)
         {

@@ -28,14 +28,27 @@ pub(crate) struct Hwpt {
     pub(crate) takes_pasids: bool,
     /// Made with IOMMU_HWPT_ALLOC_DIRTY_TRACKING.
     pub(crate) dirty: Option<Arc<DirtyLog>>,
+    /// Made with IOMMU_HWPT_FAULT_ID_VALID: the queue of its devices' page
+    /// requests.
+    pub(crate) fault_queue: Option<u32>,
 }
 
 impl Hwpt {
-    /// Whether devices behind `unit` can use it.
-    pub(crate) fn accepts(&self, unit: &Unit) -> bool {
-        unit.reaches(&self.unit)
+    /// Whether devices behind `unit` can use it: EINVAL for one of another
+    /// kind, ENODEV for devices that do not ask for pages if the page table
+    /// wants that. Linux `intel_iommu_enable_iopf`.
+    pub(crate) fn check_unit(&self, unit: &Unit) -> Result<(), Error> {
+        let fits = unit.reaches(&self.unit)
             && (unit.iommu.coherent || !self.enforces_coherency)
-            && (unit.features.tracks_dirty || self.dirty.is_none())
+            && (unit.features.tracks_dirty || self.dirty.is_none());
+        match (fits, self.fault_queue) {
+            (false, _) => Err(Error::invalid("the page table is for another IOMMU")),
+            (true, Some(_)) if !unit.features.asks_for_pages => Err(Error::new(
+                ErrorKind::NoDevice,
+                "the device does not ask for pages",
+            )),
+            (true, _) => Ok(()),
+        }
     }
 
     /// How its devices see `space`, the IOAS that it shows.
@@ -60,21 +73,24 @@ pub struct HwptRequest {
     /// The kind of description that the caller gave, 0 for none: `enum
     /// iommu_hwpt_data_type`.
     pub data_kind: u32,
+    /// With IOMMU_HWPT_FAULT_ID_VALID, the queue of its devices' page requests.
+    pub fault_queue: u32,
 }
 
 /// `enum iommufd_hwpt_alloc_flags`.
 mod flag {
     pub(super) const NEST_PARENT: u32 = 1;
     pub(super) const DIRTY_TRACKING: u32 = 2;
+    pub(super) const FAULT: u32 = 4;
     pub(super) const PASID: u32 = 8;
 }
 
 impl Host {
-    /// IOMMU_HWPT_ALLOC. ENOENT without the device; EINVAL for a parent that
-    /// is none; EOPNOTSUPP for what the unit cannot: any flag, and tables of
-    /// the caller's own; EADDRINUSE if a mapping lies outside what the unit
-    /// reaches, EFAULT if the memory of one is absent. Linux
-    /// `iommufd_hwpt_alloc`, `iommufd_hwpt_paging_alloc`.
+    /// IOMMU_HWPT_ALLOC. ENOENT without the device or the fault queue; EINVAL
+    /// for a parent that is none; EOPNOTSUPP for what the unit cannot: most
+    /// flags, and tables of the caller's own; EADDRINUSE if a mapping lies
+    /// outside what the unit reaches, EFAULT if the memory of one is absent.
+    /// Linux `iommufd_hwpt_alloc`, `iommufd_hwpt_paging_alloc`.
     pub fn hwpt_alloc(&self, file: FileId, request: HwptRequest) -> Result<u32, Failure> {
         let mut state = self.lock();
         let state = &mut *state;
@@ -87,10 +103,13 @@ impl Host {
             (flag::PASID, features.takes_pasids),
         ];
         let known = known.iter().filter(|(_, has)| *has);
-        let known = known.fold(0, |flags, (flag, _)| flags | flag);
+        let known = known.fold(flag::FAULT, |flags, (flag, _)| flags | flag);
+        // Whose pages are asked for cannot be told below another table.
+        let is_both = request.flags & flag::FAULT != 0 && request.flags & flag::NEST_PARENT != 0;
         match context.objects.any(request.parent) {
             Ok(Object::Ioas(_))
                 if request.flags & !known == 0
+                    && !is_both
                     && [0, features.data_kind].contains(&request.data_kind) => {}
             Ok(Object::Ioas(_) | Object::Hwpt(_)) => return Err(UNSUPPORTED.into()),
             Ok(_) | Err(_) => {
@@ -98,7 +117,17 @@ impl Host {
             }
         }
         let id = context.new_hwpt(self, &mut state.private, request.parent, device.unit, false)?;
+        let asks = request.flags & flag::FAULT != 0;
+        let fault_queue = asks.then_some(request.fault_queue);
+        if let Some(queue) = fault_queue
+            && let Err(error) = context.objects.fault_queue(queue)
+        {
+            let mut failure = Failure::from(error);
+            context.drop_hwpt(self, &mut state.private, id, &mut failure.retired);
+            return Err(failure);
+        }
         let hwpt = context.objects.hwpt_mut(id)?;
+        hwpt.fault_queue = fault_queue;
         hwpt.takes_pasids = request.flags & flag::PASID != 0;
         hwpt.dirty = (request.flags & flag::DIRTY_TRACKING != 0)
             .then(|| Arc::new(DirtyLog::new(hwpt.unit.granule())));
@@ -144,6 +173,7 @@ impl Context {
             is_auto,
             takes_pasids: false,
             dirty: None,
+            fault_queue: None,
         };
         let id = self.objects.insert(Object::Hwpt(hwpt))?;
         let added = self

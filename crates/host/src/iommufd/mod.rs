@@ -10,14 +10,14 @@
 //! | IOMMU_IOAS_CHANGE_PROCESS | whole |
 //! | IOMMU_OPTION | RLIMIT_MODE, HUGE_PAGES |
 //! | IOMMU_GET_HW_INFO | whole; units of the machine have no data of their own, dirty tracking, PASID or ATS |
-//! | IOMMU_HWPT_ALLOC | paging tables, with the flags that the unit can: those of the machine none (EOPNOTSUPP); nested tables and faults: EOPNOTSUPP |
+//! | IOMMU_HWPT_ALLOC | paging tables, with the flags that the unit can: those of the machine a fault queue only; else, and nested tables: EOPNOTSUPP |
 //! | IOMMU_HWPT_SET_DIRTY_TRACKING, HWPT_GET_DIRTY_BITMAP | whole; EOPNOTSUPP for a page table without dirty tracking |
 //! | IOMMU_VFIO_IOAS, the VFIO calls on an iommufd | whole, save that the older type1 cannot unmap parts of mappings |
 //! | VFIO_DEVICE_BIND_IOMMUFD, ATTACH_IOMMUFD_PT, DETACH_IOMMUFD_PT | whole, save PASID (EINVAL) and VF tokens (no device is an SR-IOV function) |
 //! | GROUP_SET_CONTAINER with an iommufd | whole |
 //! | mediated devices | whole: each is an access |
-//! | IOMMU_HWPT_INVALIDATE, VIOMMU_ALLOC, VDEVICE_ALLOC | refused: there are no nested tables and no virtual IOMMUs |
-//! | IOMMU_FAULT_QUEUE_ALLOC, VEVENTQ_ALLOC, HW_QUEUE_ALLOC | no: ENOTTY |
+//! | IOMMU_HWPT_INVALIDATE, VIOMMU_ALLOC, VDEVICE_ALLOC, VEVENTQ_ALLOC, HW_QUEUE_ALLOC | refused: there are no nested tables and no virtual IOMMUs |
+//! | IOMMU_FAULT_QUEUE_ALLOC | whole; no device of the machine asks for pages, so none can be attached to a page table with a queue (ENODEV) |
 //! | IOMMU_TEST_CMD | where an [`Extension`] answers it |
 //!
 //! Every unit is taken to be coherent with the processor's caches and to keep
@@ -30,11 +30,13 @@ mod compat;
 mod device;
 mod dirty;
 mod extension;
+mod fault;
 mod hwpt;
 mod ioas;
 mod map;
 mod mediated;
 mod nodeless;
+mod numbers;
 mod objects;
 mod pasid;
 mod pins;
@@ -44,7 +46,7 @@ mod unit;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use iogate_dma::Span;
 
@@ -59,6 +61,8 @@ pub use compat::{CompatInfo, CompatMap};
 pub use device::{Attached, HwInfo};
 pub use dirty::DirtyRange;
 pub use extension::{Extension, Outcome, Outside};
+pub(crate) use fault::OpenQueue;
+pub use fault::{FaultGroup, PageAnswer, PageFault, Readiness, Waiting};
 pub use hwpt::HwptRequest;
 pub use map::{Copied, Mapped, Place, Unmapped};
 pub use nodeless::Nodeless;
@@ -67,6 +71,7 @@ pub use shared::RlimitMode;
 pub use unit::{Features, Unit, UnitData};
 
 use device::Link;
+use fault::{Handle, User};
 use ioas::IoasObject;
 use objects::{GroupKey, Object, Objects};
 use shared::SharedPages;
@@ -105,6 +110,8 @@ pub(crate) struct Context {
     links: BTreeMap<GroupKey, Link>,
     /// Page tables by device and PASID.
     pasids: BTreeMap<(u32, u32), u32>,
+    /// Uses of page tables that have a fault queue.
+    handles: BTreeMap<User, Arc<Handle>>,
     /// The IOAS that VFIO calls are about.
     compat: Option<u32>,
     rlimit_mode: RlimitMode,
@@ -121,6 +128,7 @@ impl Context {
             objects: Objects::default(),
             links: BTreeMap::new(),
             pasids: BTreeMap::new(),
+            handles: BTreeMap::new(),
             compat: None,
             rlimit_mode: RlimitMode::default(),
             pages: Vec::new(),
@@ -159,6 +167,11 @@ impl Host {
                 context.objects.remove(id);
                 context.compat = context.compat.filter(|compat| *compat != id);
                 release_all(state, &space, &mut retired);
+            }
+            Object::FaultQueue(_) if context.uses_fault_queue(id) => return Err(BUSY),
+            Object::FaultQueue(queue) => {
+                queue.queue.destroy();
+                context.objects.remove(id);
             }
             Object::Hwpt(_) if context.uses_hwpt(id) => return Err(BUSY),
             Object::Hwpt(_) => context.drop_hwpt(self, &mut state.private, id, &mut retired),
@@ -283,7 +296,7 @@ impl Host {
     }
 
     /// An iommufd goes when its file is closed, no device of the machine is
-    /// bound, no access open and it is no group's container.
+    /// bound, no access and no fault queue open and it is no group's container.
     pub(crate) fn forget_iommufd(&self, state: &mut State, file: FileId, retired: &mut Retired) {
         let mut groups = state.groups.values();
         let is_container = groups.any(|group| group.container == Some(file));
@@ -296,10 +309,14 @@ impl Host {
             return;
         };
         for object in context.objects.into_values() {
-            if let Object::Ioas(ioas) = object {
-                let mut freed = Retired::default();
-                release_all(state, &ioas.space, &mut freed);
-                retired.merge(freed);
+            match object {
+                Object::Ioas(ioas) => {
+                    let mut freed = Retired::default();
+                    release_all(state, &ioas.space, &mut freed);
+                    retired.merge(freed);
+                }
+                Object::FaultQueue(queue) => queue.queue.destroy(),
+                _ => {}
             }
         }
         if !retired.pages.is_empty() {

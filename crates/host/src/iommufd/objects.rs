@@ -1,13 +1,15 @@
 //! The objects of an iommufd and their numbers. Linux
 //! `drivers/iommu/iommufd/main.c`, `iommufd_get_object`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use std::sync::Arc;
 
 use super::access::Access;
+use super::fault::QueueObject;
 use super::hwpt::Hwpt;
 use super::ioas::IoasObject;
+use super::numbers::Numbers;
 use super::unit::Unit;
 use crate::{Error, ErrorKind};
 
@@ -40,24 +42,14 @@ pub(crate) enum Object {
     Access(Access),
     /// A device without a node: with this it is unbound.
     Nodeless(u32),
+    FaultQueue(QueueObject),
 }
 
 /// Objects by number: one space for all kinds, from 1, the lowest free first.
+#[derive(Default)]
 pub(crate) struct Objects {
     entries: BTreeMap<u32, Object>,
-    /// Free numbers below `next`.
-    free: BTreeSet<u32>,
-    next: u32,
-}
-
-impl Default for Objects {
-    fn default() -> Self {
-        Self {
-            entries: BTreeMap::new(),
-            free: BTreeSet::new(),
-            next: 1,
-        }
-    }
+    numbers: Numbers,
 }
 
 impl Objects {
@@ -69,11 +61,7 @@ impl Objects {
                 "the iommufd has too many objects",
             ));
         }
-        let id = self.free.pop_first().unwrap_or_else(|| {
-            let id = self.next;
-            self.next = id.saturating_add(1);
-            id
-        });
+        let id = self.numbers.take();
         self.entries.insert(id, object);
         Ok(id)
     }
@@ -81,7 +69,7 @@ impl Objects {
     /// Takes an object out; its number is free.
     pub(crate) fn remove(&mut self, id: u32) -> Option<Object> {
         let object = self.entries.remove(&id)?;
-        self.free.insert(id);
+        self.numbers.give(id);
         Some(object)
     }
 
@@ -170,18 +158,38 @@ impl Objects {
         }
     }
 
+    /// The fault queue with this number: ENOENT, also for an object of another
+    /// type.
+    pub(crate) fn fault_queue(&self, id: u32) -> Result<&QueueObject, Error> {
+        match self.entries.get(&id) {
+            Some(Object::FaultQueue(queue)) => Ok(queue),
+            _ => Err(Error::new(
+                ErrorKind::NotFound,
+                "the iommufd has no fault queue with this id",
+            )),
+        }
+    }
+
+    pub(crate) fn fault_queue_mut(&mut self, id: u32) -> Option<&mut QueueObject> {
+        match self.entries.get_mut(&id) {
+            Some(Object::FaultQueue(queue)) => Some(queue),
+            _ => None,
+        }
+    }
+
     /// Whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Whether a device of the machine is bound, or an access open: they hold
-    /// the iommufd.
+    /// Whether a device of the machine is bound, or an access or a fault queue
+    /// open: they hold the iommufd.
     pub(crate) fn are_held(&self) -> bool {
         let mut objects = self.entries.values();
         objects.any(|object| match object {
             Object::Device(device) => matches!(device.group, GroupKey::Machine(_)),
             Object::Access(_) => true,
+            Object::FaultQueue(queue) => queue.is_open,
             Object::Ioas(_) | Object::Hwpt(_) | Object::Nodeless(_) => false,
         })
     }
@@ -191,6 +199,15 @@ impl Objects {
         let objects = self.entries.values();
         objects.filter_map(|object| match object {
             Object::Ioas(ioas) => Some(ioas),
+            _ => None,
+        })
+    }
+
+    /// All page tables.
+    pub(crate) fn hwpts(&self) -> impl Iterator<Item = &Hwpt> {
+        let objects = self.entries.values();
+        objects.filter_map(|object| match object {
+            Object::Hwpt(hwpt) => Some(hwpt),
             _ => None,
         })
     }

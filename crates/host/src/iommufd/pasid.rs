@@ -3,6 +3,7 @@
 //! PASID, and `iommufd_hwpt_pasid_compat`.
 
 use super::Context;
+use super::fault::User;
 use super::objects::Object;
 use crate::{Error, ErrorKind, FileId, Host, Retired};
 
@@ -54,10 +55,10 @@ impl Host {
             }
             _ => {}
         }
-        if !hwpt.accepts(&device.unit) {
-            return Err(Error::invalid("the page table is for another IOMMU"));
+        hwpt.check_unit(&device.unit)?;
+        if context.pasids.insert((id, pasid), pt) != Some(pt) {
+            context.hand_over(User::Pasid(id, pasid), id, Some(pt));
         }
-        context.pasids.insert((id, pasid), pt);
         Ok(Retired {
             grace: Some(self.config.gate.grace()),
             ..Retired::default()
@@ -71,6 +72,7 @@ impl Host {
         let context = state.iommufds.get_mut(&file).ok_or(Context::NONE)?;
         let id = context.objects.nodeless(object)?;
         let had = context.pasids.remove(&(id, pasid)).is_some();
+        context.hand_over(User::Pasid(id, pasid), id, None);
         Ok(Retired {
             grace: had.then(|| self.config.gate.grace()),
             ..Retired::default()
@@ -87,6 +89,16 @@ impl Host {
 }
 
 impl Context {
+    /// Takes all PASIDs of a device their page tables.
+    pub(super) fn drop_pasids(&mut self, device: u32) {
+        let all = (device, 0)..=(device, u32::MAX);
+        let pasids: Vec<_> = self.pasids.range(all).map(|(key, _)| *key).collect();
+        for (_, pasid) in pasids {
+            self.pasids.remove(&(device, pasid));
+            self.hand_over(User::Pasid(device, pasid), device, None);
+        }
+    }
+
     /// Whether one of the device's PASIDs has a page table.
     pub(super) fn has_pasids(&self, device: u32) -> bool {
         let all = (device, 0)..=(device, u32::MAX);

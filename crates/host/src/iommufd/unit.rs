@@ -21,6 +21,8 @@ pub struct Features {
     pub data_kind: u32,
     /// Bits of a PASID that the device sends; 0: none.
     pub pasid_bits: u8,
+    /// Whether the device asks for pages that are missing (PRI).
+    pub asks_for_pages: bool,
 }
 
 /// What a unit says of itself in IOMMU_GET_HW_INFO.

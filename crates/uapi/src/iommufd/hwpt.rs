@@ -93,6 +93,7 @@ pub(super) fn alloc(
             parent: body.pt_id,
             flags: body.flags,
             data_kind: body.data_type,
+            fault_queue: body.fault_id,
         };
         body.out_hwpt_id = match host.hwpt_alloc(file, request) {
             Ok(id) => id,

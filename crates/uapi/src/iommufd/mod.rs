@@ -9,7 +9,8 @@
 //! | `map` | IOMMU_IOAS_MAP, MAP_FILE, COPY, UNMAP |
 //! | `hwpt` | IOMMU_HWPT_ALLOC, SET_DIRTY_TRACKING, GET_DIRTY_BITMAP |
 //! | `device` | IOMMU_GET_HW_INFO |
-//! | `viommu` | IOMMU_HWPT_INVALIDATE, VIOMMU_ALLOC, VDEVICE_ALLOC |
+//! | `fault` | IOMMU_FAULT_QUEUE_ALLOC, and the files that it makes |
+//! | `viommu` | IOMMU_HWPT_INVALIDATE, VIOMMU_ALLOC, VDEVICE_ALLOC, VEVENTQ_ALLOC, HW_QUEUE_ALLOC |
 //! | `process` | IOMMU_IOAS_CHANGE_PROCESS |
 //! | `extension` | what the session offers beyond: IOMMU_TEST_CMD |
 //! | `compat` | IOMMU_VFIO_IOAS, the calls of a VFIO container |
@@ -20,6 +21,7 @@ mod cdev;
 mod compat;
 mod device;
 mod extension;
+pub(crate) mod fault;
 mod hwpt;
 mod ioas;
 mod map;
@@ -73,10 +75,13 @@ pub(crate) fn ioctl(
         0x8b => hwpt::set_dirty_tracking,
         0x8c => hwpt::get_dirty_bitmap,
         0x8d => viommu::invalidate,
+        0x8e => fault::alloc,
         0x8f => map::map_file,
         0x90 => viommu::viommu_alloc,
         0x91 => viommu::vdevice_alloc,
         0x92 => process::change,
+        0x93 => viommu::veventq_alloc,
+        0x94 => viommu::hw_queue_alloc,
         0xa0 if host.extension().is_some() => extension::call,
         _ => {
             tracing::event!(

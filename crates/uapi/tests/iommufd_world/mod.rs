@@ -289,6 +289,7 @@ impl World {
             memlock: Mutex::new(Memlock::Limit(8 << 20)),
             privileged: Mutex::new(false),
             user: Mutex::new(1000),
+            fd_limit: Mutex::new(i32::MAX),
         };
         let world = Self {
             host,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use iogate_dma::{Memory, MemoryError, Rights, Width};
-use iogate_host::{Actor, Caller, Event, Memlock, Pages, PinError, Pinned, Watch};
+use iogate_host::{Actor, Caller, Event, FileId, Memlock, Pages, PinError, Pinned, Watch};
 use iogate_interrupt::Signal;
 use iogate_space::Segment;
 use iogate_uapi::{BadAddress, Client, Errno, Named};
@@ -162,6 +162,8 @@ pub struct Program {
     pub memlock: Mutex<Memlock>,
     pub privileged: Mutex<bool>,
     pub user: Mutex<u32>,
+    /// Descriptors that are installed have numbers below this.
+    pub fd_limit: Mutex<i32>,
 }
 
 impl Caller for Program {
@@ -238,6 +240,16 @@ impl Client for Program {
             start: offset,
             length,
         }))
+    }
+    fn install(&self, file: FileId) -> Result<i32, Errno> {
+        let mut fds = self.process.fds.lock().unwrap();
+        let last = fds.keys().copied().max();
+        let fd = last.map_or(1000, |last| 1000.max(last + 1));
+        if fd >= *self.fd_limit.lock().unwrap() {
+            return Err(Errno::EMFILE);
+        }
+        fds.insert(fd, Named::Ours(file));
+        Ok(fd)
     }
     fn watch(&self, _: i32, _: Event) -> Result<Box<dyn Watch>, Errno> {
         Err(Errno::EINVAL)
