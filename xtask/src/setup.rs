@@ -34,6 +34,7 @@ pub(crate) struct Bench {
     c_clients: [Once<PathBuf>; 2],
     rust_client: Once<PathBuf>,
     kit: Once<Kit>,
+    newest: Once<Kit>,
     sets: RefCell<HashMap<&'static str, Result<Tree, Stop>>>,
     places: [Once<Rc<Place>>; 2],
 }
@@ -48,6 +49,7 @@ impl Bench {
             c_clients: Default::default(),
             rust_client: OnceCell::new(),
             kit: OnceCell::new(),
+            newest: OnceCell::new(),
             sets: RefCell::default(),
             places: Default::default(),
         }
@@ -151,6 +153,17 @@ impl Bench {
     pub(crate) fn kit(&self) -> Result<Kit, Stop> {
         self.once(&self.kit, "provide QEMU and a kernel", |log| {
             Kit::provide(&self.site.xtask, log)
+        })
+    }
+
+    /// The same with the newest QEMU.
+    pub(crate) fn newest_kit(&self) -> Result<Kit, Stop> {
+        let kit = self.kit()?;
+        self.once(&self.newest, "provide the newest QEMU", |log| {
+            let newest = kit.newest(&self.site.xtask, log)?;
+            self.progress
+                .print(&format!("  QEMU {}", newest.version(log)?));
+            Ok(newest)
         })
     }
 

@@ -12,10 +12,12 @@ use crate::process::Job;
 use crate::verdict::{About as _, Stop};
 
 /// Raised when the kit's content changes for the same packages.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 /// The first QEMU whose vfio-pci behaves as the cases expect.
 const QEMU_MAJOR: u32 = 10;
 const PACKAGES: [&str; 2] = ["qemu-system-x86", "busybox-static"];
+/// Drivers of the guest, with all they depend on.
+const MODULES: [&str; 3] = ["nvme", "virtio_pci", "virtio_net"];
 /// The first that the mirror has is taken.
 const KERNELS: [&str; 3] = [
     "linux-image-cloud-amd64",
@@ -39,7 +41,7 @@ impl Kit {
             directory: xtask.join("kit"),
         };
         let stamp = format!(
-            "layout {LAYOUT}\n{PACKAGES:?} {KERNELS:?}\n{}",
+            "layout {LAYOUT}\n{PACKAGES:?} {KERNELS:?} {MODULES:?}\n{}",
             mirror.source
         );
         if fs::read_to_string(kit.directory.join("stamp")).is_ok_and(|found| found == stamp) {
@@ -56,10 +58,44 @@ impl Kit {
         fs::create_dir_all(&new).about(new.display())?;
         let tree = apt.unpack_with_dependencies(&PACKAGES)?;
         apt.unpack_only(&kernel)?;
-        gather(&tree, &new, log)?;
+        gather_qemu(&tree, &new, log)?;
+        gather_guest(&tree, &new)?;
         fs::write(new.join("stamp"), stamp).about(new.display())?;
         fs::rename(&new, &kit.directory).about(kit.directory.display())?;
         Ok(kit)
+    }
+
+    /// As this kit, with the newest QEMU that the distribution has for this release.
+    pub(crate) fn newest(&self, xtask: &Path, log: &Path) -> Result<Self, Stop> {
+        let mirror = Mirror::of_this_machine(Release::Backports)?;
+        let kit = Self {
+            directory: xtask.join("kit-newest"),
+        };
+        let own = fs::read_to_string(self.directory.join("stamp")).about("stamp")?;
+        let stamp = format!("{own}\n{}", mirror.source);
+        if fs::read_to_string(kit.directory.join("stamp")).is_ok_and(|found| found == stamp) {
+            return Ok(kit);
+        }
+        let apt = Apt::new(&xtask.join("apt-newest"), mirror, log)?;
+        // It need not exist.
+        let _ = fs::remove_dir_all(&kit.directory);
+        crate::place::copy_tree(&self.directory, &kit.directory).about(kit.directory.display())?;
+        fs::remove_file(kit.directory.join("stamp")).about("stamp")?;
+        let tree = apt.unpack_with_dependencies(&PACKAGES[..1])?;
+        gather_qemu(&tree, &kit.directory, log)?;
+        fs::write(kit.directory.join("stamp"), stamp).about(kit.directory.display())?;
+        Ok(kit)
+    }
+
+    /// What QEMU says of its version.
+    pub(crate) fn version(&self, log: &Path) -> Result<String, Stop> {
+        let mut words = self.qemu().into_iter();
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).arg("--version");
+        let ended = Job::new(command, log).run()?.success("QEMU's version")?;
+        let version = ended.log.split("version ").nth(1);
+        let version = version.and_then(|text| text.split_whitespace().next());
+        Ok(version.unwrap_or("of no version").to_owned())
     }
 
     /// The words that start QEMU, its own loader first: the machine's libraries may be older.
@@ -149,22 +185,23 @@ fn kernel_packages(apt: &Apt<'_>) -> Result<Vec<String>, Stop> {
     ))
 }
 
-/// Copies what is needed out of the unpacked packages.
-fn gather(tree: &Path, kit: &Path, log: &Path) -> Result<(), Stop> {
-    for directory in ["lib", "share", "modules"] {
+/// The first of these paths that is a file in the unpacked packages.
+fn find(tree: &Path, paths: &[String]) -> Result<PathBuf, Stop> {
+    paths
+        .iter()
+        .map(|path| tree.join(path))
+        .find(|path| path.is_file())
+        .ok_or_else(|| Stop::failed(format!("the packages hold no {}", paths[0])))
+}
+
+/// Copies QEMU, its libraries and firmware out of the unpacked packages.
+fn gather_qemu(tree: &Path, kit: &Path, log: &Path) -> Result<(), Stop> {
+    for directory in ["lib", "share"] {
         fs::create_dir_all(kit.join(directory)).about(kit.display())?;
     }
-    let find = |paths: &[String]| {
-        paths
-            .iter()
-            .map(|path| tree.join(path))
-            .find(|path| path.is_file())
-            .ok_or_else(|| Stop::failed(format!("the packages hold no {}", paths[0])))
-    };
-    let busybox = find(&["usr/bin/busybox".into(), "bin/busybox".into()])?;
-    let qemu = find(&["usr/bin/qemu-system-x86_64".into()])?;
-    let loader = find(&LIBRARY_DIRECTORIES.map(|directory| format!("{directory}/{LOADER}")))?;
-    copy(&busybox, &kit.join("busybox"))?;
+    let qemu = find(tree, &["usr/bin/qemu-system-x86_64".into()])?;
+    let loaders = LIBRARY_DIRECTORIES.map(|directory| format!("{directory}/{LOADER}"));
+    let loader = find(tree, &loaders)?;
     copy(&qemu, &kit.join("qemu-system-x86_64"))?;
     copy(&loader, &kit.join(LOADER))?;
     for library in libraries(tree, &loader, &qemu, log)? {
@@ -188,6 +225,14 @@ fn gather(tree: &Path, kit: &Path, log: &Path) -> Result<(), Stop> {
             }
         }
     }
+    Ok(())
+}
+
+/// Copies the kernel, its modules and busybox out of the unpacked packages.
+fn gather_guest(tree: &Path, kit: &Path) -> Result<(), Stop> {
+    fs::create_dir_all(kit.join("modules")).about(kit.display())?;
+    let busybox = find(tree, &["usr/bin/busybox".into(), "bin/busybox".into()])?;
+    copy(&busybox, &kit.join("busybox"))?;
     copy(&kernel_image(tree)?, &kit.join("vmlinuz"))?;
     let modules = ["usr/lib/modules", "lib/modules"]
         .map(|path| tree.join(path))
@@ -195,7 +240,7 @@ fn gather(tree: &Path, kit: &Path, log: &Path) -> Result<(), Stop> {
         .find(|path| path.is_dir());
     let mut order = String::new();
     if let Some(modules) = modules {
-        for module in module::with_dependencies(&modules, &busybox, "nvme")? {
+        for module in module::with_dependencies(&modules, &busybox, &MODULES)? {
             let path = kit.join("modules").join(format!("{}.ko", module.name));
             fs::write(&path, module.bytes).about(path.display())?;
             order += &module.name;

@@ -12,16 +12,18 @@ pub(crate) struct Module {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// The module `name` and all it depends on, in loading order. Empty when it is built into the kernel.
+/// The modules `names` and all they depend on, in loading order, without those that are built into the kernel.
 pub(crate) fn with_dependencies(
     modules: &Path,
     busybox: &Path,
-    name: &str,
+    names: &[&str],
 ) -> Result<Vec<Module>, Stop> {
     let mut files = Vec::new();
     list(modules, &mut files).about(modules.display())?;
     let mut loaded = Vec::new();
-    add(&files, busybox, name, &mut loaded)?;
+    for name in names {
+        add(&files, busybox, name, &mut loaded)?;
+    }
     Ok(loaded)
 }
 
