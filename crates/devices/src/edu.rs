@@ -53,6 +53,7 @@ pub(crate) const MODEL: Model = Model {
         about: "bits of a DMA address that reach the bus (default 0xfffffff)",
     }],
     build,
+    build_virtual: None,
 };
 
 /// The default `dma-mask`: 28 bits.

@@ -102,4 +102,4 @@ mod rest;
 pub mod virtio_net;
 
 pub use properties::{Kind, Properties, Property, Value};
-pub use registry::{BuildError, MakeMemory, Model, Slot, build, models};
+pub use registry::{BuildError, MakeMemory, Model, Slot, build, build_virtual, models};

@@ -18,6 +18,8 @@ pub struct Model {
     /// The properties that it knows.
     pub properties: &'static [Property],
     pub(crate) build: Build,
+    /// Makes a virtual function of such a device, where it can have any.
+    pub(crate) build_virtual: Option<Build>,
 }
 
 /// Makes a device from its checked properties.
@@ -91,6 +93,9 @@ pub enum BuildError {
         /// What is allowed.
         rule: &'static str,
     },
+    /// The model has no virtual functions.
+    #[error("the model has no virtual functions")]
+    NotVirtual,
     /// A file that a property names cannot be used.
     #[error("cannot use {path}: {error}")]
     File {
@@ -130,11 +135,28 @@ pub fn build(
     properties: &Properties,
     slot: Slot,
 ) -> Result<Arc<dyn Function>, BuildError> {
-    let found = models().iter().find(|known| known.name == model);
-    let found = found.ok_or_else(|| BuildError::UnknownModel {
-        name: model.to_owned(),
-        nearest: nearest(model, models().iter().map(|known| known.name)),
-    })?;
+    let found = find(model)?;
     let checked = Checked::new(properties, found.properties)?;
     (found.build)(&checked, slot)
+}
+
+/// Makes a virtual function for `slot`, of a device of `model` that has these
+/// properties.
+pub fn build_virtual(
+    model: &str,
+    properties: &Properties,
+    slot: Slot,
+) -> Result<Arc<dyn Function>, BuildError> {
+    let found = find(model)?;
+    let build = found.build_virtual.ok_or(BuildError::NotVirtual)?;
+    let checked = Checked::new(properties, found.properties)?;
+    build(&checked, slot)
+}
+
+fn find(model: &str) -> Result<&'static Model, BuildError> {
+    let found = models().iter().find(|known| known.name == model);
+    found.ok_or_else(|| BuildError::UnknownModel {
+        name: model.to_owned(),
+        nearest: nearest(model, models().iter().map(|known| known.name)),
+    })
 }

@@ -150,8 +150,9 @@ impl Slot {
     /// the function is awake; ports always. `__vfio_pci_memory_enabled`.
     fn check_enabled(&self, bar: u8) -> Result<(), Error> {
         let memory = self.endpoint().bar(bar).map(|bar| bar.space) == Some(BarSpace::Memory);
-        let answers =
-            self.endpoint().command().memory_enabled() && !self.asleep.load(Ordering::SeqCst);
+        // A virtual function has no such bit: what is shown is the kernel's.
+        let enabled = self.endpoint().command().memory_enabled() || self.owner.get().is_some();
+        let answers = enabled && !self.asleep.load(Ordering::SeqCst);
         match memory && !answers {
             true => Err(Error::new(
                 ErrorKind::Io,

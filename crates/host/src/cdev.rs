@@ -24,7 +24,15 @@ impl Host {
         self.check_bind(&mut state, file).map(drop)
     }
 
-    /// VFIO_DEVICE_BIND_IOMMUFD. Says the device's number in the iommufd.
+    /// VFIO_DEVICE_BIND_IOMMUFD, second part: EACCES or EINVAL for the token
+    /// that was given, or not given. Linux `vfio_df_check_token`.
+    pub fn cdev_check_token(&self, file: FileId, token: Option<[u8; 16]>) -> Result<(), Error> {
+        let mut state = self.lock();
+        let index = self.check_bind(&mut state, file)?;
+        self.match_token(&mut state, index, token)
+    }
+
+    /// VFIO_DEVICE_BIND_IOMMUFD, the rest. Says the device's number in the iommufd.
     /// EBADFD if `iommufd` is none; EINVAL if another file of the device is
     /// bound; EPERM if its group's DMA is somebody else's. Linux
     /// `vfio_df_ioctl_bind_iommufd`, `vfio_df_open`.

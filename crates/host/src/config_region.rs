@@ -198,6 +198,11 @@ impl Host {
             // is asserted is signalled once. `vfio_basic_config_write`.
             self.config.delivery.unmask(slot.device.source);
         }
+        if slot.role.has_enabled() && slot.sleeps_by(at, from) {
+            // A function with virtual ones stays awake.
+            // `vfio_pci_set_power_state`.
+            return;
+        }
         let (effect, after) = slot.device.function.write_config(at, from);
         if after == After::Work {
             retired.work = Some(slot.device.index);
@@ -210,6 +215,17 @@ impl Host {
 }
 
 impl Slot {
+    /// Whether a write would put the function into a state of low power.
+    fn sleeps_by(&self, at: u64, from: &[u8]) -> bool {
+        let control = self
+            .capabilities
+            .power
+            .map(|at| u64::from(at).saturating_add(4));
+        let byte = control.and_then(|control| control.checked_sub(at));
+        let byte = byte.and_then(|byte| from.get(usize::try_from(byte).ok()?));
+        byte.is_some_and(|byte| byte & 3 != 0)
+    }
+
     /// Takes note of the power state, after a write that may have changed it.
     pub(crate) fn settle_power(&self, state: &DeviceState) {
         let power = self.capabilities.power;

@@ -2,7 +2,7 @@
 
 use crate::iommufd::Failure;
 use crate::state::{File, State};
-use crate::{Error, ErrorKind, FileId, FileKind, Group, Host, Owner, Path, Retired};
+use crate::{Error, ErrorKind, FileId, FileKind, Group, Host, Owner, Path, Presence, Retired};
 
 /// What VFIO_GROUP_GET_STATUS says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,13 +98,15 @@ impl Host {
     /// VFIO_GROUP_GET_DEVICE_FD: the device called `name`, which may be
     /// followed by options. ENODEV if the group has no such device; EINVAL for
     /// unknown options, for a token that the device has no use for, and
-    /// without a container whose IOMMU is set. With an iommufd instead, the
+    /// without a container whose IOMMU is set; EACCES without the token that
+    /// it wants. With an iommufd instead, the
     /// device is bound to it and attached to its IOAS for VFIO calls: ENODEV if
     /// that is gone, EPERM if somebody else does DMA with the group's devices.
     /// `vfio_device_get_from_name`, `vfio_pci_core_match`, `vfio_df_group_open`.
     pub fn device_file(&self, number: u32, name: &[u8]) -> Result<(FileId, Retired), Failure> {
         let mut state = self.lock();
-        let index = self.find_device(state.group(number)?, name)?;
+        let (index, token) = self.find_device(state.group(number)?, name)?;
+        self.match_token(&mut state, index, token)?;
         let container = state.group(number)?.container;
         let container = container.ok_or(Error::invalid("the group was not set to a container"))?;
         let retired = if state.iommufds.contains_key(&container) {
@@ -129,7 +131,8 @@ impl Host {
         Ok((file, retired))
     }
 
-    fn find_device(&self, group: &Group, name: &[u8]) -> Result<usize, Error> {
+    /// The device of that name, and the token after it.
+    fn find_device(&self, group: &Group, name: &[u8]) -> Result<(usize, Option<[u8; 16]>), Error> {
         for &index in &group.members {
             let device = self.device(index)?;
             let Some(options) = name.strip_prefix(device.name.as_bytes()) else {
@@ -139,9 +142,9 @@ impl Host {
                 // Options are of PCI devices.
                 continue;
             }
-            if options.first().is_none_or(|byte| *byte == b' ') {
-                check_options(options)?;
-                return Ok(index);
+            let is_named = options.first().is_none_or(|byte| *byte == b' ');
+            if is_named && self.presence(index) == Presence::Bound {
+                return Ok((index, token(options)?));
             }
         }
         Err(Error::new(
@@ -199,43 +202,69 @@ impl Host {
     }
 }
 
-/// Checks what follows a device's name: ` vf_token=UUID` at most, which only
-/// SR-IOV functions take, and none of ours is one. `vfio_pci_core_match`,
-/// `vfio_pci_validate_vf_token`.
-fn check_options(options: &[u8]) -> Result<(), Error> {
+/// The token in what follows a device's name: ` vf_token=UUID` at most.
+/// `vfio_pci_core_match`.
+fn token(options: &[u8]) -> Result<Option<[u8; 16]>, Error> {
     const TOKEN: &[u8] = b"vf_token=";
     const UUID: usize = 36;
-    let mut token = false;
+    let mut token = None;
     let mut rest = options;
     while let Some((&byte, after)) = rest.split_first() {
         if byte == b' ' {
             rest = after;
-        } else if let Some(uuid) = rest.strip_prefix(TOKEN).filter(|_| !token) {
-            let (uuid, after) = uuid
+        } else if let Some(text) = rest.strip_prefix(TOKEN).filter(|_| token.is_none()) {
+            let found = text
                 .split_at_checked(UUID)
-                .filter(|(uuid, _)| is_uuid(uuid))
-                .ok_or(Error::invalid("vf_token is no UUID"))?;
-            debug_assert_eq!(uuid.len(), UUID);
-            token = true;
+                .and_then(|(text, after)| Some((uuid(text)?, after)));
+            let (found, after) = found.ok_or(Error::invalid("vf_token is no UUID"))?;
+            token = Some(found);
             rest = after;
         } else {
             return Err(Error::invalid("unknown option after the device's name"));
         }
     }
-    match token {
-        true => Err(Error::invalid("the device is no SR-IOV function")),
-        false => Ok(()),
-    }
+    Ok(token)
 }
 
-/// Whether `text` is five groups of hexadecimal digits.
-fn is_uuid(text: &[u8]) -> bool {
-    text.iter().enumerate().all(|(at, byte)| match at {
-        8 | 13 | 18 | 23 => *byte == b'-',
-        _ => byte.is_ascii_hexdigit(),
-    })
+/// The bytes of a UUID in text: groups of 8, 4, 4, 4 and 12 digits.
+fn uuid(text: &[u8]) -> Option<[u8; 16]> {
+    let mut uuid = [0; 16];
+    let mut digits = text.iter().enumerate().filter_map(|(at, byte)| match at {
+        8 | 13 | 18 | 23 => (*byte != b'-').then_some(None),
+        _ => Some(char::from(*byte).to_digit(16)),
+    });
+    for byte in &mut uuid {
+        let (high, low) = (digits.next()??, digits.next()??);
+        *byte = u8::try_from(high << 4 | low).ok()?;
+    }
+    digits.next().is_none().then_some(uuid)
 }
 
 fn busy(reason: &'static str) -> Error {
     Error::new(ErrorKind::Busy, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_a_uuid_after_the_name_and_the_only_option() {
+        let text = "00112233-4455-6677-8899-aAbBcCdDeEfF";
+        let expected: [u8; 16] = std::array::from_fn(|at| u8::try_from(at * 0x11).unwrap());
+        let of = |text: &str| token(text.as_bytes());
+        assert_eq!(of(&format!("  vf_token={text} ")), Ok(Some(expected)));
+        assert_eq!(of(" "), Ok(None));
+        for wrong in [
+            " vf_token=".to_owned(),
+            format!(" vf_token={}", &text[1..]),
+            format!(" vf_token={}", text.replace('-', "0")),
+            format!(" vf_token={}", text.replace('2', "g")),
+            format!(" vf_token={text} vf_token={text}"),
+            format!(" vf_token={text}0"),
+            " other".to_owned(),
+        ] {
+            assert_eq!(of(&wrong).unwrap_err().kind, ErrorKind::Invalid, "{wrong}");
+        }
+    }
 }

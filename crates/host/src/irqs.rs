@@ -190,6 +190,13 @@ impl Host {
 }
 
 impl Irqs {
+    /// Asks the user to let go of the device, if it has said how; whether it
+    /// has.
+    pub(crate) fn request(&self) -> bool {
+        let request = self.request.as_ref();
+        request.map(|signal| signal.signal()).is_some()
+    }
+
     /// Whether MSI is set up.
     pub(crate) fn is_msi(&self) -> bool {
         matches!(self.kind, Kind::Msi { .. })

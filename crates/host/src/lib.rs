@@ -53,6 +53,7 @@ mod private;
 mod reset;
 mod retired;
 mod slot;
+mod sriov;
 mod state;
 mod type1;
 
@@ -79,6 +80,7 @@ pub use pages::{Pages, PinError, Pinned};
 pub use private::{Piece, PrivateMemory};
 pub use reset::{Affected, HotResetIds, HotResetInfo};
 pub use retired::Retired;
+pub use sriov::{Configured, Presence};
 pub use state::{FileKind, Host, Node, Path};
 pub use type1::{MapDma, Type1Info, UnmapMode, UnmapRange};
 

@@ -7,7 +7,7 @@ use iogate_pci::{ResetKind, config};
 
 use crate::slot::{DeviceState, Slot};
 use crate::state::State;
-use crate::{Device, Error, ErrorKind, FileId, FileKind, Host, Owner, Retired};
+use crate::{Device, Error, ErrorKind, FileId, FileKind, Host, Owner, Presence, Retired};
 
 /// A device that a hot reset affects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,6 +109,9 @@ impl Host {
         state.irqs.restore(slot, &self.config.delivery);
         slot.asleep
             .store(state.low_power.is_some(), Ordering::SeqCst);
+        if kind == ResetKind::FunctionLevel {
+            self.reset_virtual_functions(slot);
+        }
         retired.grace = Some(self.config.gate.grace());
     }
 
@@ -126,7 +129,8 @@ impl Host {
         }
         let here = (source.segment, source.requester.bus());
         let devices = self.config.devices.iter();
-        let affected = devices.filter(|other| bus(other) == here);
+        let is_there = |other: &Device| self.presence(other.index) != Presence::Absent;
+        let affected = devices.filter(|other| bus(other) == here && is_there(other));
         Ok(affected
             .map(|other| {
                 let [bus, devfn] = other.source.requester.0.to_be_bytes();

@@ -2,7 +2,7 @@
 //! first and closing the last does. Linux `drivers/vfio/pci/vfio_pci_core.c`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use iogate_dma::WriteLog;
 use iogate_interrupt::Signal;
@@ -12,6 +12,7 @@ use crate::config_region::{Capabilities, VirtualMsi};
 use crate::ioeventfd::IoEventfds;
 use crate::irqs::Irqs;
 use crate::migration::Migration;
+use crate::sriov::Role;
 use crate::{Device, Error, Host, Retired};
 
 /// One device and the lock of its state. Registers in BARs are accessed
@@ -27,6 +28,9 @@ pub(crate) struct Slot {
     /// Whether a program may map registers in memory, because whoever runs it
     /// executes its accesses.
     pub(crate) maps_registers: AtomicBool,
+    pub(crate) role: Role,
+    /// The physical function, for a virtual one.
+    pub(crate) owner: OnceLock<usize>,
     state: Mutex<DeviceState>,
 }
 
@@ -62,6 +66,8 @@ impl Slot {
             bars,
             asleep: AtomicBool::new(false),
             maps_registers: AtomicBool::new(false),
+            role: Role::default(),
+            owner: OnceLock::new(),
             state: Mutex::default(),
         }
     }
@@ -79,6 +85,17 @@ impl Slot {
         let _ = self
             .endpoint()
             .write_config(config::register::COMMAND.into(), &command.to_le_bytes());
+    }
+
+    /// Wakes the function: it answers from now on.
+    pub(crate) fn power_on(&self) {
+        let state = self.lock();
+        let power = config::capability::POWER_MANAGEMENT;
+        if let Some(at) = self.endpoint().capability(power) {
+            let control = u64::from(at).saturating_add(4);
+            let _ = self.endpoint().write_config(control, &[0]);
+        }
+        self.settle_power(&state);
     }
 
     /// Power-on state, and the BARs where the machine put them.
@@ -112,6 +129,7 @@ impl Host {
         let mut state = slot.lock();
         if state.opens == 0 {
             slot.reset();
+            self.reset_virtual_functions(slot);
             slot.write_command(slot.enabled());
             slot.asleep.store(false, Ordering::SeqCst);
             state.msi = VirtualMsi::new(slot.endpoint(), &slot.capabilities);
@@ -140,6 +158,7 @@ impl Host {
         ioeventfds.clear(retired);
         state.low_power = None;
         slot.reset();
+        self.reset_virtual_functions(slot);
         slot.asleep.store(false, Ordering::SeqCst);
         retired.grace = Some(self.config.gate.grace());
     }

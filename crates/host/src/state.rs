@@ -13,9 +13,10 @@ use crate::kvm::Machines;
 use crate::ledger::{Charge, Ledger, Payer};
 use crate::private::{Piece, PrivateMemory};
 use crate::slot::Slot;
+use crate::sriov::SrIov;
 use crate::{
     Actor, Caller, Device, Direction, Error, ErrorKind, FileId, Group, HostConfig, Interpose, Ioas,
-    Memlock, MemlockMode, Retired, SpaceId,
+    Memlock, MemlockMode, Presence, Retired, SpaceId,
 };
 
 /// What can be opened by name.
@@ -55,6 +56,8 @@ pub enum FileKind {
     },
     /// Page requests of devices.
     FaultQueue,
+    /// A group that is there no more.
+    Revoked,
 }
 
 /// How a device file came to be.
@@ -93,6 +96,8 @@ pub(crate) struct State {
     /// Virtual machines that were told of files.
     pub(crate) machines: Machines,
     pub(crate) private: PrivateMemory,
+    /// Physical functions, by index.
+    pub(crate) sr_iov: BTreeMap<usize, SrIov>,
     /// Every address space there is.
     pub(crate) spaces: BTreeMap<SpaceId, Arc<Ioas>>,
     next_space: u64,
@@ -147,6 +152,7 @@ impl Host {
                 fault_queues: BTreeMap::new(),
                 machines: Machines::default(),
                 private: PrivateMemory::default(),
+                sr_iov: BTreeMap::new(),
                 spaces: BTreeMap::new(),
                 next_space: 1,
                 ledger: Arc::default(),
@@ -242,6 +248,21 @@ impl Host {
         }
     }
 
+    /// Makes the file of a group one that is good for nothing.
+    pub(crate) fn revoke_file(&self, file: FileId) {
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = files.get_mut(&file) {
+            file.kind = FileKind::Revoked;
+        }
+    }
+
+    /// Whether a file of the device is open.
+    pub(crate) fn is_open(&self, device: usize) -> bool {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        let mut files = files.values();
+        files.any(|file| file.kind == FileKind::Device(device))
+    }
+
     fn leave(&self, file: FileId) -> Option<File> {
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         files.remove(&file)
@@ -265,6 +286,9 @@ impl Host {
                 Ok(file)
             }
             Node::Group(number) => {
+                if !self.group_exists(&mut state, number) {
+                    return Err(NO_GROUP);
+                }
                 let group = state.group(number)?;
                 group.check_open()?;
                 let file = enter(FileKind::Group(number), true);
@@ -273,6 +297,9 @@ impl Host {
             }
             Node::Device(index) => {
                 self.device(index)?;
+                if self.presence(index) != Presence::Bound {
+                    return Err(NO_DEVICE);
+                }
                 Ok(enter(FileKind::Device(index), false))
             }
             Node::Iommufd => {
@@ -305,6 +332,7 @@ impl Host {
             (FileKind::Migration { .. }, _) => {}
             (FileKind::FaultQueue, _) => self.close_fault_queue(&mut state, file, &mut retired),
             (FileKind::Access, _) => self.close_access(&mut state, file, &mut retired),
+            (FileKind::Revoked, _) => {}
         }
         self.kvm_forget(&mut state, file);
         drop(state);

@@ -2,6 +2,8 @@
 //! in an object model, and a checker watches both.
 
 mod place;
+mod scene;
+mod sriov;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -18,12 +20,13 @@ use iogate_host::{
 use iogate_inject::Injection;
 use iogate_interrupt::{Delivery, Window};
 use iogate_iommu_test::TestInterface;
-use iogate_machine::{self as machine, Driver, FunctionEntry, Machine};
+use iogate_machine::{self as machine, Driver, Machine};
 use iogate_memory::ClientMemory;
-use iogate_pci::{Bar, BarSpace, BarWidth, Function};
+use iogate_pci::Function;
 use iogate_supervisor::Unmapping;
-use iogate_sysfs::{FunctionFacts, HostPci, NodeKind, Resource, Settings, Tree};
+use iogate_sysfs::{HostPci, NodeKind, Settings};
 
+use self::scene::Scene;
 use crate::stacks::Stacks;
 use crate::trace;
 use crate::watched::{WatchedFunction, WatchedSpace};
@@ -161,7 +164,11 @@ pub(crate) fn build_devices(
             interrupts: interrupts.clone(),
             memory: Some(bar_memory(memory)),
         };
-        let function = iogate_devices::build(&device.model, &properties, slot)
+        let build = match entry.placed.virtual_of {
+            Some(_) => iogate_devices::build_virtual,
+            None => iogate_devices::build,
+        };
+        let function = build(&device.model, &properties, slot)
             .map_err(|error| Refusal(format!("{}: {}: {error}", device.place, device.model)))?;
         if entry.placed.multifunction {
             function.endpoint().set_multifunction();
@@ -176,7 +183,12 @@ pub(crate) fn build_devices(
         };
         functions.push((index, function));
     }
-    place::bars(functions.iter().map(|(_, function)| function.endpoint()))
+    let is_physical = |index: &usize| {
+        let entry = machine.functions().get(*index);
+        entry.is_some_and(|entry| entry.placed.virtual_of.is_none())
+    };
+    let physical = functions.iter().filter(|(index, _)| is_physical(index));
+    place::bars(physical.map(|(_, function)| function.endpoint()))
         .map_err(|error| Refusal(error.to_string()))?;
     Ok((delivery, functions))
 }
@@ -341,6 +353,7 @@ impl Session {
             let done = host.map_registers(device);
             done.map_err(|error| Refusal(error.reason.to_owned()))?;
         }
+        sriov::add(machine, &host)?;
         Ok(Self {
             host,
             checker,
@@ -368,7 +381,13 @@ impl Session {
             cpus: std::thread::available_parallelism()
                 .map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX)),
         };
-        let tree = Tree::new(machine, settings, |entry| self.facts(entry));
+        let scene = Scene {
+            machine: machine.clone(),
+            settings,
+            host: self.host.clone(),
+            functions: self.functions.clone(),
+        };
+        let tree = scene.tree();
         let exe = std::env::current_exe()
             .map_err(|error| Refusal(format!("cannot find the iogate program: {error}")))?;
         Ok(iogate_supervisor::Session {
@@ -378,43 +397,12 @@ impl Session {
             tree,
             host_pci,
             nodes: self.nodes(machine),
+            attributes: scene.attributes(),
             program: program.name,
             arguments: program.arguments,
             exe,
             unmapping: program.unmapping,
         })
-    }
-
-    fn function(&self, source: Source) -> Option<&dyn Function> {
-        let all = self.functions.iter();
-        let mut functions = all.map(|(_, function)| &**function);
-        functions.find(|function| function.endpoint().source() == source)
-    }
-
-    /// What sysfs shows of a device function.
-    fn facts(&self, entry: &FunctionEntry) -> FunctionFacts {
-        let mut facts = FunctionFacts {
-            config: vec![0; 4096],
-            resources: [Resource::default(); 7],
-            irq: 0,
-            numa_node: -1,
-        };
-        let Some(function) = self.function(entry.source()) else {
-            return facts;
-        };
-        let endpoint = function.endpoint();
-        endpoint.read_config(0, &mut facts.config);
-        for bar in endpoint.bars() {
-            let resource = facts.resources.get_mut(usize::from(bar.index));
-            if let (Some(resource), Some(start)) = (resource, endpoint.bar_address(bar.index)) {
-                *resource = Resource {
-                    start,
-                    end: start.saturating_add(bar.size.saturating_sub(1)),
-                    flags: resource_flags(bar),
-                };
-            }
-        }
-        facts
     }
 
     /// The device nodes, and what each opens.
@@ -444,17 +432,6 @@ pub(crate) struct Command {
     pub(crate) name: OsString,
     pub(crate) arguments: Vec<OsString>,
     pub(crate) unmapping: Unmapping,
-}
-
-fn resource_flags(bar: &Bar) -> u64 {
-    match bar.space {
-        BarSpace::Io => Resource::IO,
-        BarSpace::Memory => {
-            let prefetchable = u64::from(bar.prefetchable) * Resource::PREFETCHABLE;
-            let wide = u64::from(bar.width == BarWidth::Bits64) * Resource::WIDE;
-            Resource::MEMORY | prefetchable | wide
-        }
-    }
 }
 
 fn unit(index: usize, iommu: &machine::Iommu) -> Iommu {

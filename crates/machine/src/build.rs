@@ -7,6 +7,7 @@ use crate::groups;
 use crate::mediated;
 use crate::model::{self, Driver, FunctionEntry, FunctionKind, Machine, Translation};
 use crate::tables;
+use crate::{MAX_VIRTUAL_FUNCTIONS, VIRTUAL_FUNCTIONS};
 use iogate_dma::Source;
 use iogate_pci::topology::{self, BridgeKind, Planned, Topology};
 use std::collections::BTreeMap;
@@ -22,6 +23,8 @@ pub(crate) enum Origin<'a> {
     /// The root port that this device got because it named no bridge.
     OwnPort(&'a DeviceEntry),
     Device(&'a DeviceEntry),
+    /// A virtual function of this device.
+    Virtual(&'a DeviceEntry),
 }
 
 impl<'a> Origin<'a> {
@@ -29,7 +32,7 @@ impl<'a> Origin<'a> {
     pub(crate) fn mark(self) -> &'a Mark {
         match self {
             Self::Bridge(bridge) => &bridge.mark,
-            Self::OwnPort(device) | Self::Device(device) => &device.mark,
+            Self::OwnPort(device) | Self::Device(device) | Self::Virtual(device) => &device.mark,
         }
     }
 
@@ -37,13 +40,16 @@ impl<'a> Origin<'a> {
         match self {
             Self::Bridge(bridge) => bridge.at.as_ref(),
             Self::OwnPort(device) | Self::Device(device) => device.at.as_ref(),
+            Self::Virtual(_) => None,
         }
     }
 
     fn iommu(self) -> Option<&'a Located<String>> {
         match self {
             Self::Bridge(bridge) => bridge.iommu.as_ref(),
-            Self::OwnPort(device) | Self::Device(device) => device.iommu.as_ref(),
+            Self::OwnPort(device) | Self::Device(device) | Self::Virtual(device) => {
+                device.iommu.as_ref()
+            }
         }
     }
 
@@ -53,6 +59,7 @@ impl<'a> Origin<'a> {
             Self::Bridge(bridge) => format!("bridge `{}`", bridge.name),
             Self::OwnPort(device) => format!("the root port of `{}`", device.model),
             Self::Device(device) => format!("device `{}`", device.model),
+            Self::Virtual(device) => format!("a virtual function of `{}`", device.model),
         }
     }
 }
@@ -69,7 +76,7 @@ pub(crate) fn build(entries: &Entries, report: &mut Report) -> Option<Machine> {
     let bridges = entries.bridges.iter().map(|e| (&e.name, &e.mark));
     unique(bridges, "bridge", report);
 
-    let plan = Plan::new(entries, report)?;
+    let mut plan = Plan::new(entries, report)?;
     let topology = match Topology::new(&plan.planned) {
         Ok(topology) => topology,
         Err(error) => {
@@ -77,7 +84,22 @@ pub(crate) fn build(entries: &Entries, report: &mut Report) -> Option<Machine> {
             return None;
         }
     };
-    let units = plan.units(&iommus, report)?;
+    let virtual_functions = topology.functions().iter().filter_map(|f| f.virtual_of);
+    let owners: Vec<usize> = virtual_functions.map(|of| of.physical).collect();
+    if owners.len() > MAX_VIRTUAL_FUNCTIONS {
+        let message = format!("a machine has at most {MAX_VIRTUAL_FUNCTIONS} virtual functions");
+        let last = owners.last().and_then(|owner| plan.origins.get(*owner));
+        report.at(last?.mark(), message, "");
+        return None;
+    }
+    let mut units = plan.units(&iommus, report)?;
+    for owner in owners {
+        if let Some(&Origin::Device(device)) = plan.origins.get(owner) {
+            plan.origins.push(Origin::Virtual(device));
+            let unit = units.get(owner).copied();
+            units.push(unit.unwrap_or(Translation::Unit(0)));
+        }
+    }
     let groups = groups::number(&topology, &plan.origins, &units, report)?;
     mediated::check(entries, report);
     let machine = assemble(entries, iommus, &plan, &topology, &units, &groups, report);
@@ -98,6 +120,30 @@ fn unique<'a>(
     }
 }
 
+/// How many virtual functions a device is to have; `None` if that is reported
+/// as impossible.
+fn virtual_functions(device: &DeviceEntry, report: &mut Report) -> Option<u16> {
+    let asked = device.properties.number(VIRTUAL_FUNCTIONS).unwrap_or(0);
+    let most = topology::MAX_VFS;
+    if asked > most.into() {
+        let message = format!("`{VIRTUAL_FUNCTIONS}` is {asked}: a device has at most {most}");
+        report.at(&device.mark, message, "");
+        return None;
+    }
+    if asked > 0 && device.mediated {
+        let message = format!("`{VIRTUAL_FUNCTIONS}` is about PCI functions");
+        report.at(&device.mark, message, "a mediated device is none");
+        return None;
+    }
+    if asked > 0 && device.driver != Driver::Vfio {
+        let label = "only vfio-pci enables them here";
+        let message = format!("`{VIRTUAL_FUNCTIONS}` wants the driver vfio-pci");
+        report.at(&device.mark, message, label);
+        return None;
+    }
+    u16::try_from(asked).ok()
+}
+
 /// The functions as they are asked for, root ports added.
 struct Plan<'a> {
     planned: Vec<Planned>,
@@ -110,7 +156,10 @@ impl<'a> Plan<'a> {
             planned: Vec::new(),
             origins: Vec::new(),
         };
-        let mut complete = true;
+        let devices = entries.devices.iter();
+        let vfs = devices.map(|device| virtual_functions(device, report));
+        let vfs: Vec<Option<u16>> = vfs.collect();
+        let mut complete = vfs.iter().all(Option::is_some);
         let bridge_names = || entries.bridges.iter().map(|bridge| bridge.name.as_str());
         let mut behind = |name: Option<&Located<String>>| {
             let name = name?;
@@ -126,7 +175,8 @@ impl<'a> Plan<'a> {
             plan.add(Origin::Bridge(bridge), parent, bridge.acs);
         }
         let mut ports: BTreeMap<(u16, u8), usize> = BTreeMap::new();
-        for device in entries.devices.iter().filter(|device| !device.mediated) {
+        let devices = entries.devices.iter().zip(vfs.into_iter().flatten());
+        for (device, vfs) in devices.filter(|(device, _)| !device.mediated) {
             let at = device.at.as_ref().map(|at| at.value);
             let integrated = at.is_some_and(|at| at.requester.bus() == 0);
             let parent = match &device.behind {
@@ -141,7 +191,10 @@ impl<'a> Plan<'a> {
                     Some(port)
                 }
             };
-            plan.add(Origin::Device(device), parent, device.acs);
+            let index = plan.add(Origin::Device(device), parent, device.acs);
+            if let Some(planned) = plan.planned.get_mut(index) {
+                planned.vfs = vfs;
+            }
         }
         complete.then_some(plan)
     }
@@ -150,7 +203,7 @@ impl<'a> Plan<'a> {
         let kind = match origin {
             Origin::Bridge(bridge) => topology::FunctionKind::Bridge(bridge.kind),
             Origin::OwnPort(_) => topology::FunctionKind::Bridge(BridgeKind::RootPort),
-            Origin::Device(_) => topology::FunctionKind::Endpoint,
+            Origin::Device(_) | Origin::Virtual(_) => topology::FunctionKind::Endpoint,
         };
         let at = origin.at().map(|at| at.value);
         self.planned.push(Planned {
@@ -159,6 +212,7 @@ impl<'a> Plan<'a> {
             segment: at.map_or(0, |at| at.segment),
             at: at.filter(|_| !matches!(origin, Origin::OwnPort(_))),
             acs,
+            vfs: 0,
         });
         self.origins.push(origin);
         self.origins.len().saturating_sub(1)
@@ -223,7 +277,16 @@ fn assemble(
     let mut order: Vec<usize> = (0..plan.origins.len()).collect();
     order.sort_by_key(|&index| topology.functions().get(index).map(|f| f.address));
     let position = |index: usize| order.iter().position(|&at| at == index);
-    let mut cdevs = 0u32..;
+    let is_virtual = |index: &usize| matches!(plan.origins.get(*index), Some(Origin::Virtual(_)));
+    // Virtual functions come last: the others' numbers are the same without.
+    let mut last: Vec<usize> = order.clone();
+    last.sort_by_key(is_virtual);
+    let bound = last.iter().filter(|index| match plan.origins.get(**index) {
+        Some(Origin::Device(device) | Origin::Virtual(device)) => device.driver == Driver::Vfio,
+        _ => false,
+    });
+    let mut numbers = 0u32..;
+    let cdevs: BTreeMap<usize, u32> = bound.copied().zip(&mut numbers).collect();
     let mut functions = Vec::new();
     for &index in &order {
         let (Some(origin), Some(placed)) =
@@ -231,11 +294,17 @@ fn assemble(
         else {
             continue;
         };
-        let (kind, driver) = entry(*origin, &mut cdevs);
+        let (kind, driver) = entry(*origin, cdevs.get(&index).copied());
         functions.push(FunctionEntry {
             kind,
             placed: topology::Placed {
                 parent: placed.parent.and_then(position),
+                virtual_of: placed.virtual_of.and_then(|of| {
+                    Some(topology::VirtualOf {
+                        physical: position(of.physical)?,
+                        ..of
+                    })
+                }),
                 ..*placed
             },
             aliases: topology.aliases(index),
@@ -244,7 +313,7 @@ fn assemble(
             translation: units.get(index).copied().unwrap_or(Translation::Unit(0)),
         });
     }
-    mediated::add(entries, &mut functions, &mut cdevs, report);
+    mediated::add(entries, &mut functions, &mut numbers, report);
     Machine {
         memlock: entries.memlock,
         dma_entry_limit: entries.dma_entry_limit.unwrap_or(DMA_ENTRY_LIMIT),
@@ -254,7 +323,7 @@ fn assemble(
     }
 }
 
-fn entry(origin: Origin<'_>, cdevs: &mut impl Iterator<Item = u32>) -> (FunctionKind, Driver) {
+fn entry(origin: Origin<'_>, cdev: Option<u32>) -> (FunctionKind, Driver) {
     let bridge = |name, kind| {
         let driver = match kind {
             BridgeKind::PcieToPci | BridgeKind::PciToPci => Driver::None,
@@ -266,13 +335,12 @@ fn entry(origin: Origin<'_>, cdevs: &mut impl Iterator<Item = u32>) -> (Function
     match origin {
         Origin::Bridge(entry) => bridge(Some(entry.name.clone()), entry.kind),
         Origin::OwnPort(_) => bridge(None, BridgeKind::RootPort),
-        Origin::Device(device) => {
-            let bound = device.driver == Driver::Vfio;
+        Origin::Device(device) | Origin::Virtual(device) => {
             let entry = model::DeviceEntry {
                 model: device.model.clone(),
                 properties: device.properties.clone(),
                 place: device.mark.location(),
-                cdev: if bound { cdevs.next() } else { None },
+                cdev,
                 mmio: device.mmio,
                 mediated: None,
             };

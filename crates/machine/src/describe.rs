@@ -71,6 +71,10 @@ impl Machine {
                     )?;
                 }
             }
+            FunctionKind::Device(device) if function.placed.virtual_of.is_some() => {
+                let number = function.placed.virtual_of.map_or(0, |of| of.number);
+                write!(out, "{}, virtual function {number}", device.model)?;
+            }
             FunctionKind::Device(device) => write_device(out, device)?,
         }
         if function.placed.acs {

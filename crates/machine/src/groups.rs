@@ -1,5 +1,5 @@
 //! Group numbers: isolation sets joined by forced numbers, the others numbered
-//! in the order of their lowest address.
+//! in the order of their lowest address, those of virtual functions last.
 use crate::build::Origin;
 use crate::diagnostic::Report;
 use crate::fields::Located;
@@ -64,7 +64,15 @@ pub(crate) fn number(
     }
     let mut free = (0u32..).filter(|number| !first_of.contains_key(number));
     let mut numbers = vec![0; origins.len()];
-    for (set, forced) in sets.iter().zip(forced) {
+    // Sets that are not there from the beginning come last: the others'
+    // numbers are the same without.
+    let comes_later = |set: &[usize]| {
+        let mut origins = set.iter().filter_map(|&index| origins.get(index));
+        origins.all(|origin| matches!(origin, Origin::Virtual(_)))
+    };
+    let mut order: Vec<_> = sets.iter().zip(forced).collect();
+    order.sort_by_key(|(set, _)| comes_later(set));
+    for (set, forced) in order {
         let number = forced.or_else(|| free.next())?;
         for &index in set {
             *numbers.get_mut(index)? = number;

@@ -45,6 +45,9 @@
 //!   isolated from it; one number on two devices merges their groups.
 //! - `driver` other than `"vfio-pci"` is a driver of the machine's own kernel
 //!   that holds the device (`"none"`: no driver).
+//! - `vfs`, where the model knows it, is a number of virtual functions: they
+//!   have places, groups and node numbers of their own, after all others, and
+//!   are not there until a program enables them.
 //! - `mmio` says whether registers in memory BARs are reached by reads and
 //!   writes of the device file only, or by mappings too.
 //! - `iommu` names the unit that translates a function and all behind it; the
@@ -102,6 +105,11 @@ pub const MAX_IOMMUS: usize = 64;
 pub const MAX_BRIDGES: usize = 256;
 /// The most devices of a machine.
 pub const MAX_DEVICES: usize = 256;
+/// The most virtual functions of a machine.
+pub const MAX_VIRTUAL_FUNCTIONS: usize = 256;
+/// The property by which a model that knows it says how many virtual functions
+/// a device has, as a whole number: the machine places them.
+pub const VIRTUAL_FUNCTIONS: &str = "vfs";
 /// The most reserved regions of an IOMMU.
 pub const MAX_RESERVED: usize = 256;
 

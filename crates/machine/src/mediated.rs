@@ -114,6 +114,8 @@ fn entry(
             multifunction: false,
             express: true,
             acs: false,
+            ari: false,
+            virtual_of: None,
         },
         aliases: vec![address.requester],
         group,

@@ -221,7 +221,8 @@ pub struct FunctionEntry {
     /// Bridge or device.
     pub kind: FunctionKind,
     /// Its place; `placed.address` is its source, `placed.parent` the index
-    /// (in [`Machine::functions`]) of the bridge that it is behind.
+    /// (in [`Machine::functions`]) of the bridge that it is behind, likewise
+    /// `placed.virtual_of.physical` that of a virtual function's owner.
     pub placed: Placed,
     /// The requester ids that its accesses may carry, its own first; the last
     /// is the one that an IOMMU at the root sees.
@@ -306,6 +307,19 @@ impl Machine {
     /// Bridges and devices in the order of their addresses.
     pub fn functions(&self) -> &[FunctionEntry] {
         &self.functions
+    }
+
+    /// The virtual functions of the function with this index, with their
+    /// indexes, in the order of their numbers.
+    pub fn virtual_functions(
+        &self,
+        physical: usize,
+    ) -> impl Iterator<Item = (usize, &FunctionEntry)> {
+        let functions = self.functions.iter().enumerate();
+        functions.filter(move |(_, entry)| {
+            let of = entry.placed.virtual_of;
+            of.is_some_and(|of| of.physical == physical)
+        })
     }
 
     /// The device functions and their indexes in [`Machine::functions`].

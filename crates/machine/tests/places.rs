@@ -352,3 +352,68 @@ fn a_device_without_iommu_is_alone_in_its_group_whatever_stands_beside_it() {
     let said = error(&format!("{one}{one}"));
     assert!(said.contains("two devices without IOMMU"), "{said}");
 }
+
+fn with_virtual_functions(file: &str) -> Result<Machine, String> {
+    let vfs = iogate_machine::Property {
+        name: iogate_machine::VIRTUAL_FUNCTIONS,
+        kind: iogate_machine::PropertyKind::Integer,
+    };
+    let nic = iogate_machine::Model {
+        name: "nic",
+        properties: vec![vfs],
+    };
+    let text = format!("version = 1\n{file}");
+    let text = iogate_machine::Text {
+        name: "m.toml",
+        bytes: text.as_bytes(),
+    };
+    Machine::load(Some(text), &[], &[nic]).map_err(|error| error.to_string())
+}
+
+#[test]
+fn virtual_functions_are_numbered_after_everything_else() {
+    let file = "[[device]]\nmodel = \"nic\"\nvfs = 2\n[[device]]\nmodel = \"nic\"\n";
+    let machine = with_virtual_functions(file).unwrap();
+    let expected = [
+        group(0, &["root port 0000:00:01.0"]),
+        group(1, &["root port 0000:00:02.0"]),
+        group(2, &["nic 0000:01:00.0"]),
+        group(3, &["nic 0000:02:00.0"]),
+        group(4, &["nic 0000:01:10.0"]),
+        group(5, &["nic 0000:01:11.0"]),
+    ];
+    assert_eq!(groups(&machine), expected);
+    let cdevs: Vec<_> = machine.devices().map(|(_, _, d)| d.cdev).collect();
+    assert_eq!(cdevs, [Some(0), Some(2), Some(3), Some(1)]);
+    let (physical, ..) = machine.devices().next().unwrap();
+    let functions: Vec<_> = machine.virtual_functions(physical).collect();
+    let numbers: Vec<u16> = functions
+        .iter()
+        .map(|(_, entry)| entry.placed.virtual_of.unwrap().number)
+        .collect();
+    assert_eq!(numbers, [0, 1]);
+    let text = machine.describe();
+    assert!(text.contains("0000:01:11.0 nic, virtual function 1, group 5\n"));
+}
+
+#[test]
+fn virtual_functions_that_nobody_could_enable_are_refused() {
+    for (file, why) in [
+        ("vfs = 17", "a device has at most 16"),
+        (
+            "vfs = 1\ndriver = \"virtio-pci\"",
+            "wants the driver vfio-pci",
+        ),
+        (
+            "vfs = 1\nat = \"0000:00:03.0\"",
+            "need a root or downstream port",
+        ),
+    ] {
+        let file = format!("[[device]]\nmodel = \"nic\"\n{file}\n");
+        let error = with_virtual_functions(&file).unwrap_err();
+        assert!(error.contains(why), "{error}");
+    }
+    let many = "[[device]]\nmodel = \"nic\"\nvfs = 16\n".repeat(17);
+    let error = with_virtual_functions(&many).unwrap_err();
+    assert!(error.contains("at most 256 virtual functions"), "{error}");
+}

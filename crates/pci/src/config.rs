@@ -54,6 +54,14 @@ pub mod capability {
     pub const MSIX: u8 = 0x11;
 }
 
+/// Extended capability IDs. PCI Code and ID Assignment 1.11 section 3.
+pub mod extended {
+    /// Alternative Routing-ID Interpretation.
+    pub const ARI: u16 = 0x000e;
+    /// Single Root I/O Virtualization.
+    pub const SR_IOV: u16 = 0x0010;
+}
+
 /// Bits of the Status register. PCI Local Bus 3.0 section 6.2.3.
 pub(crate) mod status {
     pub(crate) const INTERRUPT: u8 = 1 << 3;

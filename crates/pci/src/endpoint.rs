@@ -10,6 +10,7 @@ use crate::layout::MsixLayout;
 use crate::message::MsiRegisters;
 use crate::migrate::{StateError, StateReader, StateWriter};
 use crate::msix::Table;
+use crate::sriov::SrIov;
 use crate::{Bar, Builder, Command, Identity, Life, Msix};
 
 /// What a write to configuration space asks of the caller.
@@ -46,6 +47,7 @@ pub(crate) struct Parts {
     pub(crate) bars: [Option<Bar>; 6],
     pub(crate) memory: Option<(u8, Arc<dyn SharedMemory>)>,
     pub(crate) msix: Option<MsixLayout>,
+    pub(crate) sr_iov: Option<SrIov>,
 }
 
 /// Configuration space, BARs and interrupts of one function.
@@ -68,6 +70,7 @@ pub struct Endpoint {
     msi: Option<MsiRegisters>,
     msix: Option<MsixLayout>,
     express: Option<u16>,
+    pub(crate) sr_iov: Option<SrIov>,
     /// The Command register, readable without the lock.
     command: AtomicU16,
     life: AtomicU64,
@@ -111,6 +114,7 @@ impl Endpoint {
             memory: parts.memory,
             msi: msi.map(|at| MsiRegisters::find(&config, at)),
             msix: parts.msix,
+            sr_iov: parts.sr_iov,
             express: config.capability(capability::EXPRESS),
             command: AtomicU16::new(0),
             life: AtomicU64::new(0),
@@ -230,6 +234,11 @@ impl Endpoint {
         }
     }
 
+    /// Looks at the registers, or changes them whatever their masks say.
+    pub(crate) fn with_config<T>(&self, work: impl FnOnce(&mut ConfigSpace) -> T) -> T {
+        work(&mut self.lock().config)
+    }
+
     /// Says in the Header Type that the device has other functions: for
     /// whoever puts several together.
     pub fn set_multifunction(&self) {
@@ -247,15 +256,18 @@ impl Endpoint {
 
     /// Ends the function's life: every register returns to its value at
     /// power-on, vectors are masked, nothing is pending, the line is
-    /// deasserted. Only BAR addresses and the Interrupt Line register are
-    /// kept, as if the host had restored them, since nobody but the host
-    /// assigns them.
+    /// deasserted. Only BAR addresses, the Interrupt Line register and the
+    /// SR-IOV capability are kept, as if the host had restored them, since
+    /// nobody but the host assigns them.
     pub fn reset(&self) {
         let mut state = self.lock();
         self.life.fetch_add(1, Ordering::SeqCst);
         let bars = usize::from(register::BAR0)..usize::from(register::BAR0).saturating_add(24);
         let line = usize::from(register::INTERRUPT_LINE);
-        state.config.reset(|at| bars.contains(&at) || at == line);
+        let kept = |at| self.sr_iov.as_ref().is_some_and(|sr_iov| sr_iov.holds(at));
+        state
+            .config
+            .reset(|at| bars.contains(&at) || at == line || kept(at));
         if let Some(table) = &mut state.table {
             table.reset();
         }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use iogate_dma::{Interrupts, SharedMemory, Source};
 
-use crate::config::{ConfigSpace, capability, register, status};
+use crate::config::{ConfigSpace, capability, extended, register, status};
 use crate::endpoint::Parts;
+use crate::sriov::SrIov;
 use crate::{Bar, BarSpace, BarWidth, Command, Endpoint};
 
 /// The identification registers of a function.
@@ -109,6 +110,7 @@ pub struct Builder {
     bars: [Option<Bar>; 6],
     memory: Option<(u8, Arc<dyn SharedMemory>)>,
     msix: Option<MsixLayout>,
+    sr_iov: Option<SrIov>,
     /// Where the next capability goes, and the byte that will point to it.
     next: u16,
     link: u16,
@@ -140,6 +142,7 @@ impl Builder {
             bars: [None; 6],
             memory: None,
             msix: None,
+            sr_iov: None,
             next: register::AFTER_HEADER,
             link: register::CAPABILITIES,
             extended: register::EXTENDED,
@@ -364,22 +367,55 @@ impl Builder {
         self.capability(capability::MSIX, &body, &[0, 0xc0])
     }
 
+    /// Adds Alternative Routing-ID Interpretation, for a function whose device
+    /// has no next one to be found by it. PCI Express Base 6.0 section 7.8.8.
+    pub fn ari(self) -> Self {
+        self.extended_capability(extended::ARI, 1, &[0; 4])
+    }
+
+    /// Adds SR-IOV: up to `total` virtual functions (at least 1) with this
+    /// device id, `offset` requester ids from here and `stride` from each
+    /// other, each with these memory BARs, of whole pages. Software enables
+    /// them by [`Endpoint::enable_virtual_functions`] only.
+    pub fn sr_iov(
+        mut self,
+        (total, offset, stride): (u16, u16, u16),
+        device: u16,
+        bars: &[Bar],
+    ) -> Self {
+        let at = self.extended;
+        let whole = |bar: &&Bar| {
+            bar.is_valid() && bar.space == BarSpace::Memory && bar.size.is_multiple_of(4096)
+        };
+        if let Some(wrong) = bars.iter().find(|bar| !whole(bar)) {
+            return self.fail(LayoutError::Bar(wrong.index));
+        }
+        self.sr_iov = Some(SrIov::new(at, total, bars));
+        let body = SrIov::body((total, offset, stride), device, bars);
+        self.extended_capability(extended::SR_IOV, 1, &body)
+    }
+
     /// The endpoint at `source`, whose interrupts go to `interrupts`.
     pub fn build(
         self,
         source: Source,
         interrupts: Arc<dyn Interrupts>,
     ) -> Result<Endpoint, LayoutError> {
-        match self.error {
-            Some(error) => Err(error),
-            None => Ok(Endpoint::from_parts(Parts {
-                source,
-                interrupts,
-                config: self.config,
-                bars: self.bars,
-                memory: self.memory,
-                msix: self.msix,
-            })),
+        if let Some(error) = self.error {
+            return Err(error);
         }
+        let mut config = self.config;
+        if let Some(sr_iov) = &self.sr_iov {
+            sr_iov.link(&mut config, source.requester.function());
+        }
+        Ok(Endpoint::from_parts(Parts {
+            source,
+            interrupts,
+            config,
+            bars: self.bars,
+            memory: self.memory,
+            msix: self.msix,
+            sr_iov: self.sr_iov,
+        }))
     }
 }

@@ -70,6 +70,7 @@ mod message;
 mod migrate;
 pub mod migration;
 mod msix;
+mod sriov;
 pub mod topology;
 
 pub use bar::{Bar, BarSpace, BarWidth};

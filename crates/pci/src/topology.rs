@@ -12,10 +12,12 @@ mod header;
 mod isolation;
 mod numbers;
 mod place;
+mod sriov;
 #[cfg(test)]
 mod tests;
 
 pub use header::bridge_config;
+pub use sriov::{FIRST_VF_OFFSET, MAX_VFS, VF_STRIDE, VirtualOf};
 
 /// The kinds of bridge, by the PCI Express capability's device/port type
 /// (PCI Express Base 6.0 section 7.5.3.2).
@@ -61,6 +63,8 @@ pub struct Planned {
     /// conventional functions, bridges to conventional buses, and endpoints
     /// and upstream ports that are alone in their slot.
     pub acs: bool,
+    /// Virtual functions of an endpoint, at most [`MAX_VFS`].
+    pub vfs: u16,
 }
 
 /// The three bus numbers of a bridge. PCI-to-PCI Bridge Architecture 1.2
@@ -92,6 +96,11 @@ pub struct Placed {
     pub express: bool,
     /// As planned.
     pub acs: bool,
+    /// Whether function numbers have 8 bits on its bus, or on the bus behind
+    /// it if it is a bridge (PCI Express Base 6.0 section 6.13).
+    pub ari: bool,
+    /// For a virtual function, whose it is.
+    pub virtual_of: Option<VirtualOf>,
 }
 
 impl Placed {
@@ -152,6 +161,12 @@ pub enum Misplaced {
     /// The bus has no free slot.
     #[error("the bus is full")]
     BusFull,
+    /// Virtual functions take function numbers that only ARI has.
+    #[error("virtual functions need a root or downstream port above their device")]
+    NoAri,
+    /// More virtual functions than [`MAX_VFS`].
+    #[error("a device has at most {MAX_VFS} virtual functions, not {0}")]
+    TooManyVirtual(u16),
     /// Systems look for function 0 before they look for others.
     #[error("its slot has no function 0, so that no system would find it")]
     NoFunctionZero,
@@ -188,7 +203,7 @@ impl TopologyError {
 }
 
 /// Every function of a machine in its place; indexes are those of the list
-/// that it was built from.
+/// that it was built from. Virtual functions follow, device by device.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Topology {
     functions: Vec<Placed>,
@@ -208,7 +223,9 @@ impl Topology {
     /// # Errors
     /// [`TopologyError`] names the function that cannot be placed.
     pub fn new(planned: &[Planned]) -> Result<Self, TopologyError> {
-        place::place(planned).map(|functions| Self { functions })
+        let mut functions = place::place(planned)?;
+        sriov::add(planned, &mut functions)?;
+        Ok(Self { functions })
     }
 
     /// Every function, in the order of the list.

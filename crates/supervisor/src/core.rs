@@ -12,6 +12,7 @@ use iogate_memory::ClientMemory;
 use iogate_uapi::{After, Errno};
 
 use crate::alarm::Alarm;
+use crate::attributes::Writable;
 use crate::events;
 use crate::held::Held;
 use crate::nodes::Nodes;
@@ -34,6 +35,8 @@ pub(crate) struct Core {
     pub(crate) workers: Workers,
     pub(crate) alarm: Alarm,
     pub(crate) nodes: Nodes,
+    /// Files in `/sys` whose writes do something.
+    pub(crate) writable: Option<Writable>,
     pub(crate) ledger: Ledger,
     /// Counts the calls that were noticed because they change mappings.
     pub(crate) remapped: AtomicU64,
@@ -104,6 +107,7 @@ impl Core {
         workers: Workers,
         alarm: Alarm,
         nodes: Nodes,
+        writable: Option<Writable>,
     ) -> io::Result<Self> {
         Ok(Self {
             host,
@@ -111,6 +115,7 @@ impl Core {
             workers,
             alarm,
             nodes,
+            writable,
             ledger: Ledger {
                 memory,
                 files: Arc::default(),
@@ -229,6 +234,14 @@ impl Core {
     pub(crate) fn discard(self: &Arc<Self>, file: FileId) {
         let rest = self.close_file(file).into();
         self.settle(rest, || {});
+        self.after_close();
+    }
+
+    /// Lets what waits for files to be closed go on.
+    fn after_close(self: &Arc<Self>) {
+        if let Some(writable) = &self.writable {
+            writable.go_on(self);
+        }
     }
 
     /// Waits for the last mapping of a device in a thread of its own: nothing
@@ -260,6 +273,9 @@ impl Core {
         for rest in closed {
             self.settle(rest, || {});
         }
+        if any {
+            self.after_close();
+        }
         any
     }
 
@@ -271,6 +287,7 @@ impl Core {
         drop(closing);
         if let Some(rest) = closed {
             self.settle(rest, || {});
+            self.after_close();
         }
     }
 
@@ -328,7 +345,12 @@ impl Core {
     pub(crate) fn watch(self: &Arc<Self>) -> io::Result<()> {
         self.watcher.run(|happened| match happened {
             Happened::Released(end) => self.release(end),
-            Happened::Tick => self.ledger.files.expire(),
+            Happened::Tick => {
+                self.ledger.files.expire();
+                if let Some(writable) = &self.writable {
+                    writable.ask_again(&self.host);
+                }
+            }
             Happened::Signalled(event) => {
                 let rest = Rest::from(self.host.event(event));
                 self.settle(rest, || {});

@@ -5,7 +5,7 @@ use std::io;
 use iogate_memory::Process;
 
 use crate::control::{Control, Word};
-use crate::filter::{Filter, Unmapping};
+use crate::filter::{Filter, ShortWrites, Unmapping};
 use crate::guardian::Failed;
 use crate::listener::Listener;
 use crate::namespace;
@@ -92,7 +92,7 @@ pub fn doctor() -> Vec<Step> {
 }
 
 fn listen() -> Result<(), Failed> {
-    let installed = Filter::new(Unmapping::Unseen).install();
+    let installed = Filter::new(Unmapping::Unseen, ShortWrites::Unseen).install();
     let listener = installed.map_err(Failed::at("install a seccomp filter with a listener"))?;
     drop(Listener::new(listener));
     Ok(())

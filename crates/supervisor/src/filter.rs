@@ -56,6 +56,18 @@ pub(crate) const PLAIN: [c_long; 4] = [
     libc::SYS_writev,
 ];
 
+/// Whether short writes of files are noticed, by which a program writes what
+/// configures virtual functions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ShortWrites {
+    Unseen,
+    Noticed,
+}
+
+/// The longest write that is noticed, less than a write of an eventfd: a
+/// number in any form that the kernel takes (`0x0010` and a line feed).
+pub(crate) const SHORT_WRITE: u32 = 7;
+
 /// A filter, ready to be installed.
 pub(crate) struct Filter(Vec<sock_filter>);
 
@@ -95,7 +107,7 @@ fn notify_if(k: u32) -> [sock_filter; 2] {
 }
 
 impl Filter {
-    pub(crate) fn new(unmapping: Unmapping) -> Self {
+    pub(crate) fn new(unmapping: Unmapping, short_writes: ShortWrites) -> Self {
         let mut filter = Self(vec![statement(LOAD, OFFSET_ARCH)]);
         // Descriptors can be changed by the other tables too, and by those who
         // have never heard of VFIO.
@@ -110,7 +122,11 @@ impl Filter {
         filter.when(JUMP_GREATER_EQUAL, X32, &x32.0);
 
         for number in PLAIN {
-            filter.call(number, &reserved(0));
+            let mut body = reserved(0).to_vec();
+            if number == libc::SYS_write && short_writes == ShortWrites::Noticed {
+                body.extend(is_short(2));
+            }
+            filter.call(number, &body);
         }
         filter.changes(&NATIVE);
         let mut ioctl = vec![low(1)];
@@ -129,6 +145,9 @@ impl Filter {
         ] {
             let mut body = in_region(3);
             body.extend(in_region_of_the_kernel(3));
+            if number == libc::SYS_pwrite64 && short_writes == ShortWrites::Noticed {
+                body.extend(is_short(2));
+            }
             filter.call(number, &body);
         }
         filter.call(libc::SYS_lseek, &in_region(1));
@@ -342,6 +361,18 @@ fn in_region_of_the_kernel(argument: u8) -> [sock_filter; 4] {
     ]
 }
 
+/// Notifies if the argument, the length of a write, is that of a short one.
+fn is_short(argument: u8) -> [sock_filter; 6] {
+    [
+        high(argument),
+        jump(JUMP_EQUAL, 0, 0, 4),
+        low(argument),
+        jump(JUMP_EQUAL, 0, 2, 0),
+        jump(JUMP_GREATER_EQUAL, SHORT_WRITE.saturating_add(1), 1, 0),
+        statement(RETURN, NOTIFY),
+    ]
+}
+
 /// Notifies if the argument, the flags of an open, asks for reading and
 /// writing of a file that exists.
 fn read_write(argument: u8) -> Vec<sock_filter> {
@@ -382,7 +413,7 @@ mod tests {
     }
 
     fn noticed(unmapping: Unmapping, number: c_long, arguments: [u64; 6]) -> bool {
-        let filter = Filter::new(unmapping);
+        let filter = Filter::new(unmapping, ShortWrites::Unseen);
         verdict(&filter, AUDIT_ARCH_X86_64, number, arguments) == NOTIFY
     }
 
@@ -470,8 +501,28 @@ mod tests {
     }
 
     #[test]
+    fn short_writes_are_noticed_when_asked_for() {
+        let filter = Filter::new(Unmapping::Unseen, ShortWrites::Noticed);
+        for (length, is_noticed) in [
+            (0, false),
+            (1, true),
+            (7, true),
+            (8, false),
+            (4096, false),
+            (1 << 32 | 1, false),
+        ] {
+            for number in [libc::SYS_write, libc::SYS_pwrite64] {
+                let arguments = [1, 0, length, 0, 0, 0];
+                let verdict = verdict(&filter, AUDIT_ARCH_X86_64, number, arguments);
+                assert_eq!(verdict == NOTIFY, is_noticed, "{number} {length}");
+                assert!(!noticed(Unmapping::Unseen, number, arguments));
+            }
+        }
+    }
+
+    #[test]
     fn other_tables_of_system_calls_pass() {
-        let filter = Filter::new(Unmapping::Noticed);
+        let filter = Filter::new(Unmapping::Noticed, ShortWrites::Noticed);
         let arguments = [3, 0x3b64, 0, 0, 0, 0];
         assert_eq!(verdict(&filter, AUDIT_ARCH_I386, 54, arguments), ALLOW);
         let x32 = libc::SYS_ioctl + c_long::from(X32);
@@ -480,7 +531,7 @@ mod tests {
 
     #[test]
     fn changes_of_reserved_numbers_are_noticed_in_every_table() {
-        let filter = Filter::new(Unmapping::Unseen);
+        let filter = Filter::new(Unmapping::Unseen, ShortWrites::Unseen);
         let x32 = i32::try_from(X32).unwrap();
         let tables = [
             (AUDIT_ARCH_X86_64, NATIVE),

@@ -15,7 +15,7 @@
 //! | what it holds | `object`, `held`, `kvm`, `core`, `watch`, `eventfd` |
 //! | its memory | `pages`, `shared` |
 //! | mapped registers | `mmio` |
-//! | what it sees | `namespace`, `nodes` |
+//! | what it sees | `namespace`, `nodes`; what changes of it: `presented`, `attributes` |
 //! | processes | `run`, `guardian`, `control`, `process`, `signals`, `alarm`, `worker` |
 //!
 //! # Limits
@@ -53,6 +53,7 @@
 compile_error!("iogate-supervisor knows the system calls of x86-64 Linux");
 
 mod alarm;
+mod attributes;
 mod client;
 mod client_process;
 mod control;
@@ -72,6 +73,7 @@ mod numbers;
 mod object;
 mod open;
 mod pages;
+mod presented;
 mod process;
 mod receive;
 mod run;
@@ -88,5 +90,5 @@ pub use doctor::{Problem, Step, doctor};
 pub use namespace::inside_session;
 pub use process::Straggler;
 pub use run::run;
-pub use session::{Ended, Session, StartError, Status, Unmapping};
+pub use session::{Attributes, Ended, Session, StartError, Status, Unmapping};
 pub use signals::die_of;

@@ -130,6 +130,9 @@ impl View<'_> {
         std::os::unix::fs::symlink(self.exe, &link).map_err(Failed::at(link))?;
         make("/dev/vfio/devices")?;
         for path in &self.nodes {
+            if let Some(above) = Path::new(path).parent() {
+                std::fs::create_dir_all(above).map_err(Failed::at(*path))?;
+            }
             std::fs::write(path, "").map_err(Failed::at(*path))?;
             attach(&null, "", CWD, path).map_err(failed("mount", path))?;
         }

@@ -13,7 +13,7 @@ use rustix::fs::SeekFrom;
 
 use crate::client::Calling;
 use crate::core::{Core, Rest, errno};
-use crate::filter::{KVM_SET_DEVICE_ATTR, REGION_BIT};
+use crate::filter::{KVM_SET_DEVICE_ATTR, REGION_BIT, SHORT_WRITE};
 use crate::kvm::Machines;
 use crate::listener::{Call, Listener, OnExec, Reply};
 use crate::numbers::{ALL, Changes, changed_by, is_reserved};
@@ -215,7 +215,10 @@ impl Receiver {
             return Ok(CONTINUE);
         };
         let Some(file) = client.file(call.int(0))? else {
-            return Ok(CONTINUE);
+            return match call.number() {
+                libc::SYS_pwrite64 => self.attribute(call),
+                _ => Ok(CONTINUE),
+            };
         };
         let (address, length) = (call.argument(1), call.argument(2));
         let (host, offset) = (&self.core.host, call.argument(3));
@@ -243,7 +246,10 @@ impl Receiver {
             return Ok(CONTINUE);
         };
         let Some(file) = client.file(fd)? else {
-            return Ok(CONTINUE);
+            return match call.number() {
+                libc::SYS_write => self.attribute(call),
+                _ => Ok(CONTINUE),
+            };
         };
         let (address, length) = (call.argument(1), call.argument(2));
         let whole = || Ok(vec![(address, length)]);
@@ -274,6 +280,26 @@ impl Receiver {
             let _ = rustix::fs::seek(&opened, SeekFrom::Start(end));
         }
         Ok(self.finish(call, &client, answer))
+    }
+
+    /// A short write, which may be one of a file in `/sys`.
+    fn attribute(&self, call: &Call) -> Result<Outcome, Errno> {
+        let Some(writable) = &self.core.writable else {
+            return Ok(CONTINUE);
+        };
+        let Some(client) = self.calling(call) else {
+            return Ok(CONTINUE);
+        };
+        let Some(file) = writable.find(&client, call.int(0)) else {
+            return Ok(CONTINUE);
+        };
+        let length = usize::try_from(call.uint(2).min(SHORT_WRITE)).unwrap_or(0);
+        let mut text = vec![0; length];
+        client.read(call.argument(1), &mut text)?;
+        self.core.sweep();
+        let listener = Arc::clone(&self.listener);
+        writable.write(&self.core, file, text, (listener, call.id));
+        Ok(Elsewhere)
     }
 
     fn mmap(&self, call: &Call) -> Result<Outcome, Errno> {

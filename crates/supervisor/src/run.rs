@@ -9,14 +9,16 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Resource, Rlimit};
 
 use crate::alarm::Alarm;
+use crate::attributes::Writable;
 use crate::control::{Control, Message, Word};
 use crate::core::Core;
-use crate::filter::{Filter, Unmapping};
+use crate::filter::{Filter, ShortWrites, Unmapping};
 use crate::guardian::{self, Failed, Orders, Program};
 use crate::listener::Listener;
 use crate::mmio::Tracer;
 use crate::namespace::{self, View};
 use crate::nodes::Nodes;
+use crate::presented::Presented;
 use crate::process::{self, Straggler};
 use crate::receive::Receiver;
 use crate::say::say;
@@ -126,7 +128,11 @@ impl Started {
         let pair = || Control::pair().map_err(StartError::step("make a pair of sockets"));
         let (control, their_control) = pair()?;
         let (start, their_start) = pair()?;
-        let filter = Filter::new(session.unmapping);
+        let short_writes = match session.attributes {
+            Some(_) => ShortWrites::Noticed,
+            None => ShortWrites::Unseen,
+        };
+        let filter = Filter::new(session.unmapping, short_writes);
         // SAFETY: the caller of `run` promises that there is one thread, so
         // that the child may do anything.
         let guardian = match unsafe { libc::fork() } {
@@ -274,7 +280,20 @@ fn serve(session: Session, started: &Started, alarm: &Alarm) -> Result<Arc<Core>
     let workers = Workers::start(&config.devices, &config.gate, &session.faults, alarm)
         .map_err(StartError::step("start a worker thread"))?;
     let nodes = Nodes::new(session.nodes, &started.nodes);
-    let core = Core::new(session.host, session.memory, workers, alarm.clone(), nodes);
+    let writable = session.attributes.map(|attributes| {
+        let presented = Presented::of_process(started.guardian, session.tree)?;
+        Writable::new(attributes, presented)
+    });
+    let writable = writable.transpose();
+    let writable = writable.map_err(StartError::step("find /sys of the session"))?;
+    let core = Core::new(
+        session.host,
+        session.memory,
+        workers,
+        alarm.clone(),
+        nodes,
+        writable,
+    );
     let core = Arc::new(core.map_err(StartError::step("make an epoll file"))?);
     let watching = Arc::clone(&core);
     start_thread("watch", alarm, move || watching.watch())?;

@@ -9,6 +9,7 @@ use iogate_dma::FaultSink;
 use iogate_host::{Host, Node};
 use iogate_memory::ClientMemory;
 use iogate_sysfs::{HostPci, Tree};
+use iogate_uapi::Attribute;
 
 use crate::Straggler;
 pub use crate::filter::Unmapping;
@@ -27,6 +28,8 @@ pub struct Session {
     pub host_pci: HostPci,
     /// The device nodes: paths below `/dev`, and what they open.
     pub nodes: Vec<(String, Node)>,
+    /// Files in `/sys` whose writes do something.
+    pub attributes: Option<Attributes>,
     /// The program: a path, or a name to be found in PATH.
     pub program: OsString,
     /// Its arguments, without its own name.
@@ -35,6 +38,14 @@ pub struct Session {
     pub exe: PathBuf,
     /// Whether the program's munmap and the like are noticed.
     pub unmapping: Unmapping,
+}
+
+/// Files in `/sys` whose writes do something.
+pub struct Attributes {
+    /// Their paths in the tree, and what is written there.
+    pub files: Vec<(String, Attribute)>,
+    /// What is to be shown from now on, asked after each write.
+    pub tree: Box<dyn Fn() -> Tree + Send + Sync>,
 }
 
 /// How the program itself ended.

@@ -38,6 +38,11 @@ pub(crate) fn modules(tree: &mut Tree, machine: &Machine) {
             tree.file_with_mode(format!("{path}/parameters/{name}"), *value, 0o644);
         }
     }
+    let of_virtual = |entry: &FunctionEntry| entry.placed.virtual_of.is_some();
+    if machine.functions().iter().any(of_virtual) {
+        let path = "/sys/module/vfio_pci/parameters/enable_sriov";
+        tree.file_with_mode(path.to_owned(), "Y\n", 0o644);
+    }
     let without = |entry: &FunctionEntry| {
         entry.translation == Translation::None && entry.driver == Driver::Vfio
     };

@@ -1,4 +1,5 @@
 //! What sysfs shows of one function, read from its configuration space.
+use crate::sriov::SrIovFacts;
 use iogate_machine::FunctionEntry;
 use iogate_pci::topology::bridge_config;
 
@@ -37,6 +38,24 @@ pub struct FunctionFacts {
     pub irq: u32,
     /// NUMA node; -1 if there is none.
     pub numa_node: i32,
+    /// Whether it is there.
+    pub presence: Presence,
+    /// For a physical function with virtual ones.
+    pub sr_iov: Option<SrIovFacts>,
+}
+
+/// Whether a function is there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Presence {
+    /// It is, and has its driver if it has any.
+    #[default]
+    Present,
+    /// It is, but has no driver.
+    Unbound,
+    /// Its driver is letting go of it: programs cannot open it any more.
+    Leaving,
+    /// It is not.
+    Absent,
 }
 
 /// Offset of the capability pointer in a type 0 or 1 header.
@@ -45,13 +64,15 @@ const CAPABILITY_POINTER: usize = 0x34;
 const EXPRESS: u8 = 0x10;
 
 impl FunctionFacts {
-    /// A bridge at rest.
+    /// A bridge at rest, or what has no configuration space.
     pub fn of_bridge(entry: &FunctionEntry) -> Self {
         Self {
             config: bridge_config(&entry.placed),
             resources: [Resource::default(); 7],
             irq: 0,
             numa_node: -1,
+            presence: Presence::Present,
+            sr_iov: None,
         }
     }
 
@@ -80,6 +101,29 @@ impl FunctionFacts {
             return (0, 0);
         }
         (self.word(0x2c), self.word(0x2e))
+    }
+
+    /// Whether its driver has it.
+    pub(crate) fn has_driver(&self) -> bool {
+        matches!(self.presence, Presence::Present | Presence::Leaving)
+    }
+
+    /// The offset of an extended capability. PCI Express Base 6.0 section
+    /// 7.6.3.
+    pub(crate) fn extended(&self, id: u16) -> Option<usize> {
+        const FIRST: usize = 0x100;
+        const MOST: usize = 480;
+        let mut at = FIRST;
+        for _ in 0..MOST {
+            if self.word(at) == id {
+                return Some(at);
+            }
+            at = usize::from(self.word(at.saturating_add(2)) >> 4);
+            if at < FIRST {
+                return None;
+            }
+        }
+        None
     }
 
     /// The PCI Express capability, if the function has one.

@@ -1,6 +1,8 @@
 //! One function's directory. Linux drivers/pci/pci-sysfs.c; what each file
 //! holds is in Documentation/ABI/testing/sysfs-bus-pci.
-use crate::facts::FunctionFacts;
+use crate::facts::{FunctionFacts, Presence};
+use crate::nodes;
+use crate::sriov;
 use crate::tree::{Settings, Tree, function_path};
 use iogate_machine::{Driver, FunctionEntry, Machine, Translation};
 use std::fmt::Write;
@@ -36,13 +38,19 @@ pub(crate) fn add(
     }
     tree.link(file("subsystem"), "/sys/bus/pci");
     tree.link(format!("/sys/bus/pci/devices/{address}"), &path);
-    if let Some(driver) = entry.driver.name() {
+    sriov::physical(tree, &path, facts);
+    sriov::virtual_function(tree, machine, &path, entry, facts.presence);
+    if let Some(driver) = entry.driver.name().filter(|_| facts.has_driver()) {
         let directory = crate::drivers::driver(tree, driver);
         tree.link(file("driver"), &directory);
         tree.link(format!("{directory}/{address}"), &path);
     }
-    if let Some(cdev) = entry.device().and_then(|device| device.cdev) {
+    let cdev = entry.device().and_then(|device| device.cdev);
+    if let Some(cdev) = cdev.filter(|_| facts.presence == Presence::Present) {
         let has_node = entry.translation != Translation::None;
+        if has_node && entry.placed.virtual_of.is_some() {
+            nodes::link_device(tree, cdev);
+        }
         vfio_device(tree, &path, cdev, has_node.then_some(settings));
     }
 }
@@ -82,7 +90,7 @@ fn modalias(facts: &FunctionFacts) -> String {
 
 fn uevent(entry: &FunctionEntry, facts: &FunctionFacts) -> String {
     let (subsystem_vendor, subsystem_device) = facts.subsystem();
-    let driver = match entry.driver.name() {
+    let driver = match entry.driver.name().filter(|_| facts.has_driver()) {
         Some(name) => format!("DRIVER={name}\n"),
         None => String::new(),
     };
@@ -101,10 +109,11 @@ fn uevent(entry: &FunctionEntry, facts: &FunctionFacts) -> String {
 /// The `resource` file: BARs and ROM, six lines for virtual functions' BARs,
 /// four more for a bridge's windows.
 fn resources(facts: &FunctionFacts) -> String {
-    const OF_VIRTUAL_FUNCTIONS: usize = 6;
     const WINDOWS: usize = 4;
     let mut text = String::new();
-    for resource in &facts.resources {
+    let of_virtual_functions = facts.sr_iov.as_ref().map(|sr_iov| sr_iov.resources);
+    let of_virtual_functions = of_virtual_functions.unwrap_or_default();
+    for resource in facts.resources.iter().chain(&of_virtual_functions) {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
@@ -114,7 +123,7 @@ fn resources(facts: &FunctionFacts) -> String {
     }
     let windows = if facts.is_bridge() { WINDOWS } else { 0 };
     let none = format!("0x{0:016x} 0x{0:016x} 0x{0:016x}\n", 0);
-    text.push_str(&none.repeat(OF_VIRTUAL_FUNCTIONS.saturating_add(windows)));
+    text.push_str(&none.repeat(windows));
     text
 }
 
@@ -177,7 +186,8 @@ fn power_and_reset(tree: &mut Tree, path: &str, entry: &FunctionEntry, facts: &F
         _ => "(null)\n",
     };
     tree.file_with_mode(file("driver_override"), driver_override, 0o644);
-    tree.file(file("ari_enabled"), "0\n");
+    let ari = entry.placed.ari && !facts.is_bridge();
+    tree.file(file("ari_enabled"), format!("{}\n", u8::from(ari)));
     let express = facts.express();
     if express.is_some_and(|express| express.function_level_reset) {
         tree.control(file("reset"));

@@ -1,12 +1,18 @@
 //! IOMMUs and groups. Linux drivers/iommu/iommu.c
 //! `iommu_group_show_resv_regions`, `iommu_group_show_type`;
 //! drivers/iommu/iommu-sysfs.c; drivers/vfio/group.c.
-use crate::DEVICES;
+use crate::facts::{FunctionFacts, Presence};
 use crate::tree::{Settings, Tree, function_path};
+use crate::{DEVICES, nodes};
 use iogate_machine::{Iommu, Machine, Translation};
 use std::fmt::Write;
 
-pub(crate) fn add(tree: &mut Tree, machine: &Machine, settings: &Settings) {
+pub(crate) fn add(
+    tree: &mut Tree,
+    machine: &Machine,
+    settings: &Settings,
+    facts: &[FunctionFacts],
+) {
     for class in ["iommu", "vfio", "vfio-dev"] {
         tree.directory(&format!("/sys/class/{class}"));
     }
@@ -17,7 +23,14 @@ pub(crate) fn add(tree: &mut Tree, machine: &Machine, settings: &Settings) {
         tree.link(format!("{path}/subsystem"), "/sys/class/iommu");
         tree.link(format!("/sys/class/iommu/{}", iommu.name), &path);
     }
+    let is_there = |index: &usize| {
+        let facts = facts.get(*index);
+        facts.is_some_and(|facts| facts.presence != Presence::Absent)
+    };
     for group in machine.groups() {
+        if !group.members.iter().any(is_there) {
+            continue;
+        }
         let path = format!("/sys/kernel/iommu_groups/{}", group.number);
         let iommu = match group.translation {
             Translation::Unit(unit) => machine.iommus().get(unit),
@@ -36,7 +49,7 @@ pub(crate) fn add(tree: &mut Tree, machine: &Machine, settings: &Settings) {
         }
         let reserved = iommu.map(reserved_regions).unwrap_or_default();
         tree.file(format!("{path}/reserved_regions"), reserved);
-        for &index in &group.members {
+        for &index in group.members.iter().filter(|index| is_there(index)) {
             let Some(entry) = machine.functions().get(index) else {
                 continue;
             };
@@ -49,8 +62,13 @@ pub(crate) fn add(tree: &mut Tree, machine: &Machine, settings: &Settings) {
                 tree.link(format!("{function}/iommu"), &unit);
             }
         }
-        if machine.has_node(group) {
-            vfio_group(tree, &machine.node_name(group), settings);
+        let has_driver = |index: &usize| facts.get(*index).is_some_and(FunctionFacts::has_driver);
+        if machine.has_node(group) && group.members.iter().any(has_driver) {
+            let name = machine.node_name(group);
+            if nodes::comes_later(machine, group) {
+                nodes::link_group(tree, &name);
+            }
+            vfio_group(tree, &name, settings);
         }
     }
 }

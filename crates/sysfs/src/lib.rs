@@ -7,6 +7,7 @@
 //! |---|---|
 //! | what a function shows | [`FunctionFacts`], [`Resource`] |
 //! | the tree | [`Tree`], [`Node`] |
+//! | how it changes | [`Change`], [`sr_iov_files`] |
 //! | how it lies over the machine's own | [`Overlay`] |
 //! | nodes in `/dev` | [`DeviceNode`], [`device_nodes`] |
 //!
@@ -37,6 +38,7 @@
     )
 )]
 
+mod change;
 mod drivers;
 mod facts;
 mod function;
@@ -44,11 +46,14 @@ mod groups;
 mod mediated;
 mod nodes;
 mod overlay;
+mod sriov;
 mod tree;
 
-pub use facts::{FunctionFacts, Resource};
+pub use change::Change;
+pub use facts::{FunctionFacts, Presence, Resource};
 pub use nodes::{DeviceNode, NodeKind, device_nodes};
 pub use overlay::{Clash, HostPci, Overlay};
+pub use sriov::{SrIovFacts, SrIovFile, sr_iov_files};
 pub use tree::{Node, Settings, Tree};
 
 /// The directory that holds the host bridges of the machine, as

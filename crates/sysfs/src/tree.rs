@@ -1,5 +1,7 @@
 //! The map from path to node, and how paths are looked up in it.
-use crate::{DEVICES, FunctionFacts, HostPci, drivers, function, groups, mediated, overlay};
+use crate::{
+    DEVICES, FunctionFacts, HostPci, Presence, drivers, function, groups, mediated, overlay,
+};
 use iogate_machine::{FunctionEntry, Machine};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,7 +45,8 @@ impl Default for Settings {
 }
 
 /// Every path that a machine adds to sysfs, absolute, with the directories
-/// above it from `/sys` on.
+/// above it from `/sys` on; and links in `/dev/vfio` to the nodes of virtual
+/// functions that are there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tree {
     nodes: BTreeMap<String, Node>,
@@ -65,21 +68,26 @@ impl Tree {
         drivers::modules(&mut tree, machine);
         drivers::bus(&mut tree);
         mediated::bus(&mut tree, machine);
+        let mut all = Vec::new();
         for (index, entry) in machine.functions().iter().enumerate() {
             let device = entry.device();
             if let Some(device) = device
                 && let Some(uuid) = &device.mediated
             {
                 mediated::add(&mut tree, device, uuid, &settings);
+                all.push(FunctionFacts::of_bridge(entry));
                 continue;
             }
             let facts = match device {
                 Some(_) => facts(entry),
                 None => FunctionFacts::of_bridge(entry),
             };
-            function::add(&mut tree, machine, index, entry, &facts, &settings);
+            if facts.presence != Presence::Absent {
+                function::add(&mut tree, machine, index, entry, &facts, &settings);
+            }
+            all.push(facts);
         }
-        groups::add(&mut tree, machine, &settings);
+        groups::add(&mut tree, machine, &settings, &all);
         tree
     }
 
@@ -177,6 +185,12 @@ impl Tree {
     /// A file that is only written to.
     pub(crate) fn control(&mut self, path: String) {
         self.file_with_mode(path, "", 0o200);
+    }
+
+    /// A relative link outside of sysfs, in a directory that is there.
+    pub(crate) fn link_outside(&mut self, path: String, to: &str) {
+        let target = relative(&path, to);
+        self.nodes.insert(path, Node::Link { target });
     }
 
     /// A relative link from one path to another.

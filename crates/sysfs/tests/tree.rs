@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used)]
 use iogate_machine::{FunctionEntry, Machine, Model, Text};
 use iogate_sysfs::{
-    Clash, DEVICES, FunctionFacts, HostPci, Node, NodeKind, Resource, Settings, Tree, device_nodes,
+    Change, Clash, DEVICES, FunctionFacts, HostPci, Node, NodeKind, Presence, Resource, Settings,
+    SrIovFacts, SrIovFile, Tree, device_nodes, sr_iov_files,
 };
 use std::collections::BTreeSet;
 
@@ -80,6 +81,8 @@ fn facts(entry: &FunctionEntry) -> FunctionFacts {
         resources,
         irq: 11,
         numa_node: -1,
+        presence: Presence::Present,
+        sr_iov: None,
     }
 }
 
@@ -353,6 +356,8 @@ fn configuration_spaces_that_make_no_sense_are_shown_all_the_same() {
             resources: [Resource::default(); 7],
             irq: 0,
             numa_node: 0,
+            presence: Presence::Present,
+            sr_iov: None,
         })
     };
     let mut endless = vec![0; 256];
@@ -436,4 +441,148 @@ fn a_device_without_iommu_has_a_group_by_another_name_and_no_node_of_its_own() {
         tree.resolve(&format!("{device}/vfio-dev/vfio0/dev"), true),
         None
     );
+}
+
+/// A physical function with two virtual ones, of which `present` are there.
+fn with_virtual_functions(present: &[Presence; 2]) -> (Machine, Tree) {
+    let vfs = iogate_machine::Property {
+        name: iogate_machine::VIRTUAL_FUNCTIONS,
+        kind: iogate_machine::PropertyKind::Integer,
+    };
+    let nic = Model {
+        name: "nic",
+        properties: vec![vfs],
+    };
+    let text = "version = 1\n[[device]]\nmodel = \"nic\"\nvfs = 2\n";
+    let file = Text {
+        name: "m.toml",
+        bytes: text.as_bytes(),
+    };
+    let machine = Machine::load(Some(file), &[], &[nic]).unwrap();
+    let tree = Tree::new(&machine, Settings::default(), |entry| {
+        let mut facts = facts(entry);
+        match entry.placed.virtual_of {
+            Some(of) => facts.presence = present[usize::from(of.number)],
+            None => {
+                let registers = [
+                    0x0001_0010_u32,
+                    0,
+                    0,
+                    2 << 16 | 2,
+                    0,
+                    8 << 16 | 0x80,
+                    0x1041 << 16,
+                ];
+                for (at, register) in (0x100..).step_by(4).zip(registers) {
+                    facts.config[at..at + 4].copy_from_slice(&register.to_le_bytes());
+                }
+                let enabled = present.iter().filter(|p| **p != Presence::Absent).count();
+                facts.sr_iov = Some(SrIovFacts {
+                    enabled: u16::try_from(enabled).unwrap(),
+                    autoprobe: true,
+                    resources: [Resource::default(); 6],
+                });
+            }
+        }
+        facts
+    });
+    (machine, tree)
+}
+
+#[test]
+fn a_physical_function_shows_what_its_capability_says() {
+    let (machine, tree) = with_virtual_functions(&[Presence::Absent; 2]);
+    let (path, _, what) = sr_iov_files(&machine).swap_remove(0);
+    assert_eq!(what, SrIovFile::NumVfs);
+    let path = path.strip_suffix("/sriov_numvfs").unwrap().to_owned();
+    for (name, content) in [
+        ("sriov_totalvfs", "2\n"),
+        ("sriov_numvfs", "0\n"),
+        ("sriov_offset", "128\n"),
+        ("sriov_stride", "8\n"),
+        ("sriov_vf_device", "1041\n"),
+        ("sriov_drivers_autoprobe", "1\n"),
+        ("ari_enabled", "1\n"),
+    ] {
+        let node = tree.node(&format!("{path}/{name}"));
+        let Some(Node::File { content: found, .. }) = node else {
+            panic!("{name}: {node:?}");
+        };
+        assert_eq!(String::from_utf8_lossy(found), content, "{name}");
+    }
+    assert_eq!(tree.resolve(&format!("{path}/virtfn0"), false), None);
+    assert_eq!(
+        tree.resolve("/sys/bus/pci/devices/0000:01:10.0", true),
+        None
+    );
+    assert_eq!(tree.resolve("/sys/kernel/iommu_groups/2", true), None);
+}
+
+#[test]
+fn a_virtual_function_is_shown_as_far_as_it_is_there() {
+    use Presence::{Absent, Leaving, Present, Unbound};
+    let links = [
+        "physfn",
+        "driver",
+        "vfio-dev/vfio1/dev",
+        "iommu_group/devices",
+    ];
+    for (presence, expected, nodes) in [
+        (Present, [true, true, true, true], [true, true]),
+        (Unbound, [true, false, false, true], [false, false]),
+        (Leaving, [false, true, false, true], [true, false]),
+        (Absent, [false; 4], [false, false]),
+    ] {
+        let (_, tree) = with_virtual_functions(&[presence, Absent]);
+        let shown = links.map(|name| {
+            let path = format!("/sys/bus/pci/devices/0000:01:10.0/{name}");
+            tree.resolve(&path, true).is_some()
+        });
+        assert_eq!(shown, expected, "{presence:?}");
+        let shown = ["/dev/vfio/2", "/dev/vfio/devices/vfio1"].map(|at| tree.node(at).is_some());
+        assert_eq!(shown, nodes, "{presence:?}");
+    }
+}
+
+#[test]
+fn the_changes_from_one_tree_lead_to_the_other() {
+    use Presence::{Absent, Leaving, Present, Unbound};
+    let trees = [
+        [Absent, Absent],
+        [Present, Present],
+        [Present, Absent],
+        [Unbound, Leaving],
+    ]
+    .map(|present| with_virtual_functions(&present).1);
+    for from in &trees {
+        for to in &trees {
+            let mut paths: std::collections::BTreeMap<String, Node> = from
+                .entries()
+                .map(|(path, node)| (path.to_owned(), node.clone()))
+                .collect();
+            for change in from.changes(to) {
+                match change {
+                    Change::Remove { path, was } => {
+                        let below = format!("{path}/");
+                        assert!(!paths.keys().any(|other| other.starts_with(&below)));
+                        assert_eq!(paths.remove(path).as_ref(), Some(was));
+                    }
+                    Change::Make { path, node } => {
+                        assert!(path.rsplit_once('/').is_some_and(|(above, _)| {
+                            !path.starts_with("/sys") || paths.get(above) == Some(&Node::Directory)
+                        }));
+                        assert_eq!(paths.insert(path.to_owned(), node.clone()), None);
+                    }
+                    Change::Rewrite { path, content: new } => match paths.get_mut(path) {
+                        Some(Node::File { content, .. }) => *content = new.to_vec(),
+                        other => panic!("{path}: {other:?}"),
+                    },
+                }
+            }
+            let expected = to
+                .entries()
+                .map(|(path, node)| (path.to_owned(), node.clone()));
+            assert_eq!(paths, expected.collect());
+        }
+    }
 }

@@ -86,7 +86,9 @@ pub(crate) fn name(kind: FileKind, command: u32) -> Option<&'static str> {
         FileKind::Migration { .. } => On::Migration,
         FileKind::Iommufd if number < 0x80 => On::Container,
         FileKind::Iommufd => On::Iommufd,
-        FileKind::Access | FileKind::Buffer | FileKind::FaultQueue => return None,
+        FileKind::Access | FileKind::Buffer | FileKind::FaultQueue | FileKind::Revoked => {
+            return None;
+        }
     };
     let mut calls = CALLS.iter();
     calls.find_map(|(kind, known, name)| (*kind == on && *known == number).then_some(*name))

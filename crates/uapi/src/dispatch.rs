@@ -36,6 +36,7 @@ pub fn ioctl(
             vfio::unknown(file, command, Errno::ENOTTY)
         }
         FileKind::Migration { .. } => vfio::migration::ioctl(&call, command),
+        FileKind::Revoked => vfio::unknown(file, command, Errno::ENODEV),
         FileKind::Iommufd => iommufd::ioctl(host, file, command, argument, client),
     }
 }

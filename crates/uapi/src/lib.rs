@@ -21,6 +21,7 @@
 )]
 
 mod answer;
+mod attribute;
 mod calls;
 mod client;
 mod data;
@@ -34,6 +35,7 @@ mod trace;
 mod vfio;
 
 pub use answer::{After, Answer};
+pub use attribute::{Attribute, Stored, store_attribute};
 pub use calls::names as call_names;
 pub use client::{BadAddress, Client, Named};
 pub use dispatch::ioctl;

@@ -47,6 +47,7 @@ pub(crate) const MODEL: Model = Model {
         about: "the most bytes of a transfer, as a power of two, 12 to 20 (default 12)",
     }],
     build,
+    build_virtual: None,
 };
 
 fn build(properties: &Checked<'_>, slot: Slot) -> Result<Arc<dyn Function>, BuildError> {

@@ -92,6 +92,7 @@ pub(crate) const MODEL: Model = Model {
         },
     ],
     build,
+    build_virtual: None,
 };
 
 fn build(properties: &Checked<'_>, slot: Slot) -> Result<Arc<dyn Function>, BuildError> {

@@ -3,9 +3,10 @@
 //!
 //! | part | what there is |
 //! |---|---|
-//! | features | MAC, STATUS, MRG_RXBUF, CTRL_VQ, CTRL_RX, MQ, INDIRECT_DESC, EVENT_IDX, VERSION_1, ACCESS_PLATFORM |
+//! | features | MAC, STATUS, MRG_RXBUF, CTRL_VQ, CTRL_RX, MQ, INDIRECT_DESC, EVENT_IDX, VERSION_1, ACCESS_PLATFORM, SR_IOV |
 //! | queues | 1 to 8 pairs and a control queue, 2 to 1024 entries (256 unless asked otherwise) |
 //! | interrupts | MSI-X, a vector a queue and one for the configuration; INTx |
+//! | functions | by SR-IOV up to 16 virtual ones, each with queues and a loopback of its own |
 //! | back ends | loopback, a pair's transmitted packets are its received ones; a Unix stream as QEMU's `-netdev stream` |
 //!
 //! | BAR | offset | structure | accesses that change something |
@@ -43,6 +44,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iogate_dma::{Line, Port};
+use iogate_pci::topology::{FIRST_VF_OFFSET, MAX_VFS, VF_STRIDE};
 use iogate_pci::{
     After, Bar, Bus, ConfigEffect, Endpoint, Function, Identity, Migrate, MsixLayout, ResetKind,
     Wake, config,
@@ -54,7 +56,7 @@ use crate::rest::Rest;
 use backend::{Backend, Stream};
 use spec::common::NO_VECTOR;
 use spec::pci::{self, COMMON, DEVICE_SPECIFIC, ISR, NOTIFY};
-use state::{Cause, MAX_PAIRS, Setup, State};
+use state::{Cause, MAX_PAIRS, Role, Setup, State};
 use worker::{Quantum, Scratch};
 
 pub(crate) const MODEL: Model = Model {
@@ -81,32 +83,42 @@ pub(crate) const MODEL: Model = Model {
             kind: Kind::Bool,
             about: "whether the state can be saved and moved (default true)",
         },
+        Property {
+            name: "vfs",
+            kind: Kind::Integer,
+            about: "virtual functions by SR-IOV, 0 to 16, each a loopback (default 0)",
+        },
     ],
     build,
+    build_virtual: Some(build_virtual),
 };
 
 fn build(properties: &Checked<'_>, slot: Slot) -> Result<Arc<dyn Function>, BuildError> {
-    let pairs = properties.number("queues").unwrap_or(1);
-    let pairs = u16::try_from(pairs)
-        .ok()
-        .filter(|pairs| (1..=MAX_PAIRS).contains(pairs))
-        .ok_or_else(|| BuildError::Range {
-            property: "queues",
-            value: pairs.to_string(),
-            rule: "there are 1 to 8 pairs",
-        })?;
     let mac = match properties.text("mac") {
         Some(text) => parse_mac(text).ok_or_else(|| BuildError::Range {
             property: "mac",
             value: text.to_owned(),
             rule: "it is six bytes as in 02:00:00:00:01:00, and no group's address",
         })?,
-        None => {
-            let [low, high] = slot.source.requester.0.to_le_bytes();
-            let [segment, _] = slot.source.segment.to_le_bytes();
-            // Locally administered.
-            [0x02, 0x69, 0x6f, segment, high, low]
-        }
+        None => default_mac(&slot),
+    };
+    let role = match properties.number("vfs").unwrap_or(0) {
+        0 => Role::Alone,
+        vfs => Role::Physical {
+            vfs: u16::try_from(vfs)
+                .ok()
+                .filter(|vfs| *vfs <= MAX_VFS)
+                .ok_or_else(|| BuildError::Range {
+                    property: "vfs",
+                    value: vfs.to_string(),
+                    rule: "there are at most 16 virtual functions",
+                })?,
+        },
+    };
+    let setup = Setup {
+        mac,
+        pairs: pairs(properties)?,
+        role,
     };
     let backend = match properties.text("socket") {
         None => Backend::Loopback,
@@ -118,9 +130,40 @@ fn build(properties: &Checked<'_>, slot: Slot) -> Result<Arc<dyn Function>, Buil
             })?)
         }
     };
-    let mut device = VirtioNet::new(slot, Setup { mac, pairs }, backend)?;
+    let mut device = VirtioNet::new(slot, setup, backend)?;
     device.migratable = properties.yes("migration").unwrap_or(true);
     Ok(Arc::new(device))
+}
+
+/// A virtual function has the queues of its device, and a loopback of its own.
+fn build_virtual(properties: &Checked<'_>, slot: Slot) -> Result<Arc<dyn Function>, BuildError> {
+    let setup = Setup {
+        mac: default_mac(&slot),
+        pairs: pairs(properties)?,
+        role: Role::Virtual,
+    };
+    let mut device = VirtioNet::new(slot, setup, Backend::Loopback)?;
+    device.migratable = properties.yes("migration").unwrap_or(true);
+    Ok(Arc::new(device))
+}
+
+fn pairs(properties: &Checked<'_>) -> Result<u16, BuildError> {
+    let pairs = properties.number("queues").unwrap_or(1);
+    u16::try_from(pairs)
+        .ok()
+        .filter(|pairs| (1..=MAX_PAIRS).contains(pairs))
+        .ok_or_else(|| BuildError::Range {
+            property: "queues",
+            value: pairs.to_string(),
+            rule: "there are 1 to 8 pairs",
+        })
+}
+
+/// Locally administered, one for each address on the bus.
+fn default_mac(slot: &Slot) -> [u8; 6] {
+    let [low, high] = slot.source.requester.0.to_le_bytes();
+    let [segment, _] = slot.source.segment.to_le_bytes();
+    [0x02, 0x69, 0x6f, segment, high, low]
 }
 
 /// An address of one station, as `02:00:00:00:01:00`.
@@ -162,10 +205,22 @@ impl VirtioNet {
             revision: pci::REVISION,
         };
         let vectors = setup.queues().saturating_add(1);
-        let mut builder = Endpoint::builder(identity)
-            .bar(Bar::memory32(pci::MSIX_BAR, pci::MSIX_BAR_SIZE))
-            .bar(Bar::memory64(pci::BAR, pci::BAR_SIZE).prefetchable())
-            .pin_a()
+        let bars = [
+            Bar::memory32(pci::MSIX_BAR, pci::MSIX_BAR_SIZE),
+            Bar::memory64(pci::BAR, pci::BAR_SIZE).prefetchable(),
+        ];
+        let [msix_bar, bar] = bars;
+        let builder = Endpoint::builder(identity).bar(msix_bar).bar(bar);
+        let builder = match setup.role {
+            Role::Alone => builder.pin_a(),
+            Role::Physical { vfs } => {
+                let places = (vfs, FIRST_VF_OFFSET, VF_STRIDE);
+                builder.pin_a().ari().sr_iov(places, pci::DEVICE, &bars)
+            }
+            // PCI Express Base 6.0 section 9.3.4: it has no pin.
+            Role::Virtual => builder.ari(),
+        };
+        let mut builder = builder
             .power_management()
             .msix(MsixLayout {
                 vectors,

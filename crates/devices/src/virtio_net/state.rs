@@ -24,6 +24,18 @@ pub(super) struct Setup {
     pub(super) mac: [u8; 6],
     /// Queue pairs, 1 to 8.
     pub(super) pairs: u16,
+    pub(super) role: Role,
+}
+
+/// What the function is to SR-IOV.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Nothing.
+    Alone,
+    /// It has virtual functions, at least one.
+    Physical { vfs: u16 },
+    /// It is a virtual function.
+    Virtual,
 }
 
 impl Setup {
@@ -43,6 +55,7 @@ impl Setup {
             .with_event_idx(true)
             .with_version_1(true)
             .with_access_platform(true)
+            .with_sr_iov(matches!(self.role, Role::Physical { .. }))
     }
 }
 

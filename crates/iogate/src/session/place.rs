@@ -1,7 +1,7 @@
 //! BARs get addresses as firmware gives them: one below the other's end, each
 //! aligned to its size, the same on every run.
 
-use iogate_pci::{BarSpace, BarWidth, Endpoint};
+use iogate_pci::{Bar, BarSpace, BarWidth, Endpoint};
 
 /// Windows that a PC's firmware uses.
 const IO: Window = Window::new(0x1000, 0xffff);
@@ -38,7 +38,8 @@ impl Window {
     }
 
     fn take(&mut self, size: u64) -> Option<u64> {
-        let start = self.next.checked_next_multiple_of(size.max(1))?;
+        let alignment = size.max(1).checked_next_power_of_two()?;
+        let start = self.next.checked_next_multiple_of(alignment)?;
         let end = start.checked_add(size)?;
         (end.checked_sub(1)? <= self.last).then(|| {
             self.next = end;
@@ -47,11 +48,12 @@ impl Window {
     }
 }
 
-/// Places the BARs of all functions, in their order.
+/// Places the BARs of all functions, in their order, and with a physical
+/// function's those of its virtual ones, which have no registers of their own.
 pub(super) fn bars<'e>(endpoints: impl Iterator<Item = &'e Endpoint>) -> Result<(), NoRoom> {
     let (mut io, mut low, mut high) = (IO, LOW, HIGH);
     for endpoint in endpoints {
-        for bar in endpoint.bars() {
+        let mut take = |bar: &Bar, count: u64| {
             let window = match (bar.space, bar.width, bar.prefetchable) {
                 (BarSpace::Io, ..) => &mut io,
                 (BarSpace::Memory, BarWidth::Bits64, true) => &mut high,
@@ -62,11 +64,19 @@ pub(super) fn bars<'e>(endpoints: impl Iterator<Item = &'e Endpoint>) -> Result<
                 BarSpace::Memory => bar.size.max(4096),
                 BarSpace::Io => bar.size,
             };
-            let address = window.take(size).ok_or(NoRoom {
+            let size = size.saturating_mul(count);
+            window.take(size).ok_or(NoRoom {
                 source: endpoint.source(),
                 bar: bar.index,
                 size,
-            })?;
+            })
+        };
+        let total = endpoint.total_virtual_functions();
+        for bar in endpoint.virtual_bars() {
+            endpoint.set_virtual_bar(bar.index, take(bar, total.into())?);
+        }
+        for bar in endpoint.bars() {
+            let address = take(bar, 1)?;
             let register = 0x10 + 4 * u64::from(bar.index);
             let bytes = address.to_le_bytes();
             let width = match bar.width {

@@ -63,6 +63,13 @@ pub fn bridge_config(function: &Placed) -> Vec<u8> {
         put(0x44, &0x8000u32.to_le_bytes()); // role-based error reporting
         put(0x4c, &u32::from(LINK).to_le_bytes());
         put(0x52, &LINK.to_le_bytes());
+        if matches!(kind, BridgeKind::RootPort | BridgeKind::DownstreamPort) {
+            const ARI_FORWARDING: u16 = 1 << 5;
+            put(0x64, &ARI_FORWARDING.to_le_bytes()); // supported
+            if function.ari {
+                put(0x68, &ARI_FORWARDING.to_le_bytes()); // enabled
+            }
+        }
         let has_acs = !matches!(kind, BridgeKind::PcieToPci) && function.acs;
         if has_acs {
             const SOURCE_VALIDATION_TO_UPSTREAM_FORWARDING: u16 = 1 | 1 << 2 | 1 << 3 | 1 << 4;

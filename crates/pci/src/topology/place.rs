@@ -84,6 +84,8 @@ fn functions(
                     multifunction,
                     express: express(planned, plan),
                     acs: plan.acs,
+                    ari: false,
+                    virtual_of: None,
                 }
             },
         )

@@ -12,6 +12,7 @@ fn bridge(kind: BridgeKind, parent: Option<usize>, acs: bool) -> Planned {
         segment: 0,
         at: None,
         acs,
+        vfs: 0,
     }
 }
 
@@ -22,6 +23,7 @@ fn endpoint(parent: usize) -> Planned {
         segment: 0,
         at: None,
         acs: false,
+        vfs: 0,
     }
 }
 
@@ -333,4 +335,68 @@ fn bridges_can_be_chained_until_the_bus_numbers_end() {
     assert_eq!(topology.isolation_groups().len(), 1);
     assert_eq!(refusal(&chain(256)).2, Misplaced::TooDeep);
     assert_eq!(refusal(&chain(100_000)).2, Misplaced::TooDeep);
+}
+
+fn with_vfs(vfs: u16, planned: Planned) -> Planned {
+    Planned { vfs, ..planned }
+}
+
+#[test]
+fn virtual_functions_follow_their_device_on_its_bus_and_are_apart_from_it() {
+    let planned = [
+        bridge(RootPort, None, true),
+        with_vfs(2, endpoint(0)),
+        bridge(RootPort, None, true),
+        endpoint(2),
+    ];
+    let topology = Topology::new(&planned).unwrap();
+    assert_eq!(
+        addresses(&topology),
+        [
+            "0000:00:01.0",
+            "0000:01:00.0",
+            "0000:00:02.0",
+            "0000:02:00.0",
+            "0000:01:10.0",
+            "0000:01:11.0",
+        ]
+    );
+    let sets = [vec![0], vec![2], vec![1], vec![4], vec![5], vec![3]];
+    assert_eq!(topology.isolation_groups(), sets);
+    let ari: Vec<bool> = topology.functions().iter().map(|f| f.ari).collect();
+    assert_eq!(ari, [true, true, false, false, true, true]);
+    let second = topology.functions()[5].virtual_of.unwrap();
+    assert_eq!((second.physical, second.number), (1, 1));
+}
+
+#[test]
+fn virtual_functions_below_a_port_without_acs_share_its_group() {
+    let planned = [bridge(RootPort, None, false), with_vfs(2, endpoint(0))];
+    assert_eq!(groups(&planned), [vec![0, 1, 2, 3]]);
+}
+
+#[test]
+fn the_virtual_functions_of_two_devices_in_a_slot_do_not_meet() {
+    let planned = [
+        bridge(RootPort, None, true),
+        with_vfs(MAX_VFS, endpoint(0)),
+        with_vfs(MAX_VFS, endpoint(0)),
+    ];
+    let topology = Topology::new(&planned).unwrap();
+    let all: std::collections::BTreeSet<_> = addresses(&topology).into_iter().collect();
+    assert_eq!(all.len(), 3 + 2 * usize::from(MAX_VFS));
+    assert!(all.contains("0000:01:1f.0") && all.contains("0000:01:1f.1"));
+}
+
+#[test]
+fn virtual_functions_want_a_link_above_and_are_not_too_many() {
+    let conventional = [bridge(PcieToPci, None, false), with_vfs(1, endpoint(0))];
+    assert_eq!(refusal(&conventional), (1, None, Misplaced::NoAri));
+    let integrated = Planned {
+        parent: None,
+        ..with_vfs(1, endpoint(0))
+    };
+    assert_eq!(refusal(&[integrated]), (0, None, Misplaced::NoAri));
+    let many = [bridge(RootPort, None, true), with_vfs(17, endpoint(0))];
+    assert_eq!(refusal(&many), (1, None, Misplaced::TooManyVirtual(17)));
 }

@@ -13,7 +13,7 @@ use iogate_interrupt::{Delivery, Window};
 use iogate_machine::{Machine, Model};
 use iogate_memory::ClientMemory;
 use iogate_supervisor::{Session, Unmapping};
-use iogate_sysfs::{FunctionFacts, HostPci, NodeKind, Settings, Tree, device_nodes};
+use iogate_sysfs::{FunctionFacts, HostPci, NodeKind, Presence, Settings, Tree, device_nodes};
 
 /// Says on stderr what is refused.
 struct Faults;
@@ -91,6 +91,8 @@ pub fn session(devices: usize, program: &str, arguments: &[&str]) -> Session {
             resources: Default::default(),
             irq: 0,
             numa_node: -1,
+            presence: Presence::Present,
+            sr_iov: None,
         }
     });
     let nodes = device_nodes(&machine).into_iter().map(|node| {
@@ -128,6 +130,7 @@ pub fn session(devices: usize, program: &str, arguments: &[&str]) -> Session {
         tree,
         host_pci: HostPci::Hidden,
         nodes: nodes.collect(),
+        attributes: None,
         program: program.into(),
         arguments: arguments.iter().map(OsString::from).collect(),
         exe: std::env::current_exe().unwrap(),

@@ -64,12 +64,15 @@ pub(crate) fn bind(
             return Err(Errno::EINVAL);
         }
         host.cdev_check_bind(file)?;
-        if body.flags & TOKEN != 0 {
-            // No device is an SR-IOV function, so none takes a token.
-            let mut uuid = [0; 16];
-            client.read(body.token_uuid_ptr, &mut uuid)?;
-            return Err(Errno::EINVAL);
-        }
+        let token = match body.flags & TOKEN {
+            0 => None,
+            _ => {
+                let mut uuid = [0; 16];
+                client.read(body.token_uuid_ptr, &mut uuid)?;
+                Some(uuid)
+            }
+        };
+        host.cdev_check_token(file, token)?;
         let Named::Ours(iommufd) = client.named(body.iommufd)? else {
             return Err(Errno::EBADFD);
         };

@@ -33,8 +33,9 @@ pub(super) mod flag {
     pub(super) const PROBE: u32 = 1 << 18;
 }
 
-/// VFIO_DEVICE_FEATURE_*, those that a device without SR-IOV has.
+/// VFIO_DEVICE_FEATURE_*, those that a device may have.
 mod number {
+    pub(super) const PCI_VF_TOKEN: u32 = 0;
     pub(super) const MIGRATION: u32 = 1;
     pub(super) const MIG_DEVICE_STATE: u32 = 2;
     pub(super) const LOW_POWER_ENTRY: u32 = 3;
@@ -76,6 +77,13 @@ fn run(call: &Call<'_>, device: usize, body: &mut Feature) -> Result<Answer, Err
         number::DMA_LOGGING_REPORT => return logging::report(call, device, body),
         number::MIG_DATA_SIZE => return migration::data_size(call, device, body),
         number::MIG_PRECOPY_INFO_V2 => return migration::precopy_info_v2(call, device, body),
+        number::PCI_VF_TOKEN => {
+            call.host.check_vf_token(device)?;
+            if body.is_set(16)? {
+                let token = read_value(call.client, call.at(FEATURE)?)?;
+                call.host.set_vf_token(device, token)?;
+            }
+        }
         number::LOW_POWER_ENTRY => {
             if body.is_set(0)? {
                 call.host.enter_low_power(device, None)?;
@@ -150,6 +158,10 @@ mod tests {
             (flag::GET, bindings::VFIO_DEVICE_FEATURE_GET),
             (flag::SET, bindings::VFIO_DEVICE_FEATURE_SET),
             (flag::PROBE, bindings::VFIO_DEVICE_FEATURE_PROBE),
+            (
+                number::PCI_VF_TOKEN,
+                bindings::VFIO_DEVICE_FEATURE_PCI_VF_TOKEN,
+            ),
             (
                 number::LOW_POWER_ENTRY,
                 bindings::VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,

@@ -74,6 +74,10 @@ pub(crate) struct Features {
     __: u8,
     pub(crate) version_1: bool,
     pub(crate) access_platform: bool,
-    #[bits(30)]
+    #[bits(3)]
+    __: u8,
+    /// A physical function offers it. Virtio 1.2 section 6.
+    pub(crate) sr_iov: bool,
+    #[bits(26)]
     __: u32,
 }

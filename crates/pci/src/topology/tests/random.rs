@@ -43,6 +43,7 @@ fn plan(random: &mut Random) -> Vec<Planned> {
                 .filter(|_| random.below(4) == 0)
                 .map(|id| Source::new(0, id)),
             acs: random.below(2) == 0,
+            vfs: 0,
         };
         planned.push(candidate);
         // Most lists should be placed: keep a refused function now and then.
