@@ -1,12 +1,15 @@
 //! Opens that are noticed: does the path lead to one of our nodes? Asked in
 //! the client's own root and working directory, without ever waiting.
 
+use std::io;
+use std::os::fd::OwnedFd;
+
 use iogate_host::Node;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::listener::Call;
-use crate::thread::{Seen, Thread, see};
+use crate::thread::Thread;
 
 /// An open that the kernel may be asked to do, in our own words.
 pub(crate) struct Open {
@@ -46,8 +49,9 @@ impl Open {
         }
     }
 
-    /// What `path` leads to, if its last name can be that of a node.
-    pub(crate) fn leads_to(&self, thread: &Thread, path: &[u8]) -> Option<Seen> {
+    /// What `path` leads to, if its last name can be that of a node: only named
+    /// (O_PATH), not opened.
+    pub(crate) fn leads_to(&self, thread: &Thread, path: &[u8]) -> Option<OwnedFd> {
         let last = path.rsplit(|byte| *byte == b'/').next()?;
         if !can_be_node(last) {
             return None;
@@ -70,7 +74,17 @@ impl Open {
                 answer => Some(answer),
             }
         });
-        see(found?.ok()?, "").ok()
+        found?.ok()
+    }
+
+    /// Opens `place`, which [`leads_to`](Self::leads_to) found, as the kernel
+    /// would do it for the client.
+    pub(crate) fn open(&self, place: &OwnedFd) -> io::Result<OwnedFd> {
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(place));
+        let mut flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let nonblock = u64::from(libc::O_NONBLOCK.cast_unsigned()) & self.flags != 0;
+        flags.set(OFlags::NONBLOCK, nonblock);
+        Ok(rustix::fs::open(path, flags, Mode::empty())?)
     }
 }
 
@@ -97,6 +111,7 @@ pub(crate) fn is_opened_at_once(node: Node) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::thread::see;
 
     #[test]
     fn most_names_are_no_nodes() {
@@ -125,13 +140,18 @@ mod tests {
         let number = std::os::fd::AsRawFd::as_raw_fd(&handle);
         let absolute = directory.join("42");
         let absolute = absolute.to_str().unwrap().as_bytes();
-        assert_eq!(open(number).leads_to(&thread, b"42"), Some(expected));
-        assert_eq!(open(number).leads_to(&thread, b"./42"), Some(expected));
-        assert_eq!(
-            open(libc::AT_FDCWD).leads_to(&thread, absolute),
-            Some(expected)
-        );
-        assert_eq!(open(number).leads_to(&thread, b"43"), None);
+        let leads_to = |directory, path| {
+            let found = open(directory).leads_to(&thread, path)?;
+            assert_eq!(
+                see(open(directory).open(&found).unwrap(), "").unwrap(),
+                expected
+            );
+            see(found, "").ok()
+        };
+        assert_eq!(leads_to(number, b"42"), Some(expected));
+        assert_eq!(leads_to(number, b"./42"), Some(expected));
+        assert_eq!(leads_to(libc::AT_FDCWD, absolute), Some(expected));
+        assert_eq!(leads_to(number, b"43"), None);
         std::fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,7 +19,7 @@ use crate::listener::{Call, Listener, OnExec, Reply};
 use crate::numbers::{ALL, Changes, changed_by, is_reserved};
 use crate::open::{Open, is_opened_at_once};
 use crate::say::say;
-use crate::thread::{Threads, link_of};
+use crate::thread::{Threads, link_of, see};
 use crate::unmapping::taken_away;
 
 /// Pieces that a vector of buffers may have. UIO_MAXIOV.
@@ -320,21 +320,49 @@ impl Receiver {
         let Some(client) = self.calling(call) else {
             return Ok(CONTINUE);
         };
-        let node = Open::of(call, |address| client.word(address)).and_then(|open| {
+        let found = Open::of(call, |address| client.word(address)).and_then(|open| {
             let path = client.path(open.path)?;
-            let seen = open.leads_to(&client.thread(), &path)?;
+            let place = open.leads_to(&client.thread(), &path)?;
+            let seen = see(&place, "").ok()?;
             let node = self.core.nodes.node(seen, &client.thread())?;
-            Some((node, open.flags))
+            Some((open, place, node))
         });
-        let Some((node, flags)) = node.filter(|(node, _)| is_opened_at_once(*node)) else {
+        let Some((open, place, node)) = found else {
             return Ok(CONTINUE);
         };
+        let on_exec = OnExec::from_flags(open.flags);
+        if !is_opened_at_once(node) {
+            return Ok(self.give_node(call, &client, &open, &place, on_exec));
+        }
         self.core.sweep();
         let file = self.core.open(node, &client)?;
-        let on_exec = OnExec::from_flags(flags);
         let at = client.free_number();
         let (core, listener) = (&self.core, &self.listener);
         Ok(install(core, listener, call.id, file, on_exec, at))
+    }
+
+    /// Opens a node as the kernel would, but at a reserved number.
+    fn give_node(
+        &self,
+        call: &Call,
+        client: &Calling<'_>,
+        open: &Open,
+        place: &OwnedFd,
+        on_exec: OnExec,
+    ) -> Outcome {
+        let Some(at) = client.free_number() else {
+            return CONTINUE;
+        };
+        let Ok(node) = open.open(place) else {
+            return CONTINUE;
+        };
+        let answered = self
+            .listener
+            .answer_file(call.id, node.as_fd(), on_exec, Some(at));
+        match answered {
+            Ok(()) => Elsewhere,
+            Err(_) => CONTINUE,
+        }
     }
 
     /// What `call` is about to take away of the program's own memory is out of

@@ -159,6 +159,7 @@ fn cdev() {
     let mut entries = std::fs::read_dir("/dev/vfio/devices").unwrap();
     let path = entries.next().unwrap().unwrap().path();
     let fd = open(path.to_str().unwrap(), libc::O_RDWR | libc::O_CLOEXEC);
+    assert!((896..1024).contains(&fd), "{fd}");
     // SAFETY: a plain call on a descriptor.
     let (copy, kept) = unsafe { (libc::dup(fd), libc::fcntl(fd, libc::F_DUPFD, 40)) };
     let file = std::fs::metadata(format!("/proc/self/fd/{fd}")).unwrap();
