@@ -162,9 +162,9 @@ impl Window {
 impl Drop for Window {
     fn drop(&mut self) {
         let length = usize::try_from(self.length).unwrap_or(0);
+        // If the kernel refuses, the addresses stay in use.
         // SAFETY: the region that `new` reserved, which nothing refers to.
-        let unmapped = unsafe { rustix::mm::munmap(self.base.cast(), length) };
-        debug_assert!(unmapped.is_ok());
+        let _ = unsafe { rustix::mm::munmap(self.base.cast(), length) };
     }
 }
 

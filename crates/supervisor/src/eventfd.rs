@@ -11,6 +11,9 @@ use rustix::io::ReadWriteFlags;
 
 use crate::thread::{Thread, link_of};
 
+/// How often a signal that failed is tried again.
+const TRIES: usize = 16;
+
 /// A duplicate of an eventfd of the client.
 #[derive(Debug)]
 pub(crate) struct Eventfd(OwnedFd);
@@ -41,12 +44,16 @@ impl Eventfd {
 
 impl Signal for Eventfd {
     fn signal(&self) {
-        // A full count would block, and is a signal that nobody has taken yet.
-        let mut poll = [PollFd::new(&self.0, PollFlags::OUT)];
-        let _ = rustix::event::poll(&mut poll, Some(&Timespec::default()));
-        let [eventfd] = &poll;
-        if eventfd.revents().contains(PollFlags::OUT) {
-            let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+        // Who waits for a signal that was lost waits for ever.
+        for _ in 0..TRIES {
+            let mut poll = [PollFd::new(&self.0, PollFlags::OUT)];
+            match rustix::event::poll(&mut poll, Some(&Timespec::default())) {
+                // A full count would block, and is a signal that nobody has
+                // taken yet.
+                Ok(0) => return,
+                Ok(_) if rustix::io::write(&self.0, &1_u64.to_ne_bytes()).is_ok() => return,
+                _ => {}
+            }
         }
     }
 }

@@ -84,6 +84,9 @@ const ID_VALID: u64 = 0x4008_2102;
 const ADD_FD: u64 = 0x4018_2103;
 const SET_FLAGS: u64 = 0x4008_2104;
 
+/// How often a request that failed without a reason is made again.
+const PATIENCE: u32 = 16;
+
 const CONTINUE: u32 = 1;
 const ADD_FD_SET: u32 = 1;
 const ADD_FD_SEND: u32 = 2;
@@ -143,6 +146,7 @@ impl Listener {
 
     /// Waits for the next call; `None` when nobody is left under the filter.
     pub(crate) fn next(&self) -> io::Result<Option<Call>> {
+        let mut patience = PATIENCE;
         loop {
             let mut call = Call::default();
             // SAFETY: `Call` has the layout of struct seccomp_notif and is
@@ -156,6 +160,7 @@ impl Listener {
                 // The caller was killed before its call could be taken, or a
                 // signal came to this thread.
                 Some(libc::EINTR | libc::ENOENT) => {}
+                _ if patience > 0 => patience = patience.saturating_sub(1),
                 _ => return Err(error),
             }
             let mut poll = [PollFd::new(&self.0, PollFlags::IN)];
@@ -181,8 +186,15 @@ impl Listener {
             Reply::Error(errno) => response.error = errno.saturating_neg(),
             Reply::Continue => response.flags = CONTINUE,
         }
-        // SAFETY: `Response` has the layout of struct seccomp_notif_resp.
-        unsafe { libc::ioctl(self.0.as_raw_fd(), SEND, &raw mut response) };
+        // A caller without an answer waits for ever.
+        for _ in 0..PATIENCE {
+            // SAFETY: `Response` has the layout of struct seccomp_notif_resp.
+            let done = unsafe { libc::ioctl(self.0.as_raw_fd(), SEND, &raw mut response) };
+            // ENOENT: the caller is gone.
+            if done == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::ENOENT) {
+                return;
+            }
+        }
     }
 
     /// Answers a call with a new descriptor of the caller for the file `file`:

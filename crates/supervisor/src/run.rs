@@ -304,9 +304,14 @@ fn serve(session: Session, started: &Started, alarm: &Alarm) -> Result<Arc<Core>
     if core.host.maps_registers() {
         trace(&core, started.program, unmapping, alarm)?;
     }
-    // If the program is gone already, the guardian will say so.
-    let _ = started.start.send(Word::Go, &[]);
-    Ok(core)
+    match started.start.send(Word::Go, &[]) {
+        // If the program is gone already, the guardian will say so.
+        Ok(()) => Ok(core),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EPIPE | libc::ECONNRESET | libc::ECONNREFUSED) => Ok(core),
+            _ => Err(StartError::step("let the program go")(error)),
+        },
+    }
 }
 
 /// Traces the program, which must not have started yet, for its accesses to

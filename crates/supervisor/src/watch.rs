@@ -39,6 +39,9 @@ pub(crate) struct Watcher {
     stop: OwnedFd,
 }
 
+/// How often a wait that failed is tried again.
+const PATIENCE: u32 = 16;
+
 impl Watcher {
     pub(crate) fn new() -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
@@ -93,6 +96,7 @@ impl Watcher {
     /// stopped.
     pub(crate) fn run(&self, mut then: impl FnMut(Happened)) -> io::Result<()> {
         let mut events = Vec::with_capacity(64);
+        let mut patience = PATIENCE;
         loop {
             events.clear();
             let room = rustix::buffer::spare_capacity(&mut events);
@@ -102,7 +106,9 @@ impl Watcher {
             };
             match epoll::wait(&self.epoll, room, Some(&second)) {
                 Ok(0) => then(Happened::Tick),
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => patience = PATIENCE,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) if patience > 0 => patience = patience.saturating_sub(1),
                 Err(error) => return Err(error.into()),
             }
             for event in &events {

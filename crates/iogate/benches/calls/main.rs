@@ -5,14 +5,17 @@
 
 mod bare;
 mod client;
+mod maps;
 
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use bare::Answering;
 
 /// Rounds of each measurement; the best one counts, the others waited for
 /// something else.
 const ROUNDS: usize = 7;
+const IOGATE: &str = env!("CARGO_BIN_EXE_iogate");
 
 fn main() {
     if let Ok(what) = std::env::var(client::ASKED) {
@@ -22,7 +25,8 @@ fn main() {
     let mut best = Figures::default();
     for _ in 0..ROUNDS {
         best.keep("bare notification", bare::round_trip(Answering::AtOnce));
-        best.keep("floor of one call", bare::round_trip(Answering::Identity));
+        let identity = bare::round_trip(Answering::Identity);
+        best.keep("floor of one call by a duplicate", identity);
         best.keep("floor of a pair", 2.0 * bare::round_trip(Answering::Memory));
         for (name, nanoseconds) in run(1, "calls") {
             best.keep(&name, nanoseconds);
@@ -43,11 +47,18 @@ fn main() {
     }
 
     // A receiver in a few lines of the same system calls, without an object
-    // model: what no supervisor on this machine can go below.
-    for name in ["floor of one call", "floor of a pair"] {
+    // model: what no supervisor on this machine can go below. That of one call
+    // is the bare notification; a duplicate is looked up each time.
+    for name in [
+        "one call by a duplicate",
+        "floor of one call by a duplicate",
+        "floor of a pair",
+    ] {
         let figure = best.get(name);
         println!("{name}: {figure:.0} ns, {:.2} x bare", figure / bare);
     }
+    start();
+    maps::measure();
 
     let mut rates = Rates::default();
     for _ in 0..ROUNDS {
@@ -67,13 +78,32 @@ fn main() {
     );
 }
 
+/// What a session adds to a program that does nothing.
+fn start() {
+    let mut best = [f64::INFINITY; 2];
+    for _ in 0..10 {
+        let programs = [("true", &[][..]), (IOGATE, &["run", "--", "true"][..])];
+        for (best, (program, arguments)) in best.iter_mut().zip(programs) {
+            let begun = Instant::now();
+            let status = Command::new(program).args(arguments).status();
+            assert!(status.is_ok_and(|status| status.success()), "{program}");
+            *best = best.min(begun.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    let [bare, session] = best;
+    println!(
+        "iogate run -- true: {:.1} ms more than true (aim: at most 15)",
+        session - bare
+    );
+}
+
 /// Runs `sessions` sessions side by side and collects what their clients
 /// print: lines of "name<TAB>number".
 fn run(sessions: usize, what: &str) -> Vec<(String, f64)> {
     let myself = std::env::current_exe().expect("a bench has a path");
     let started: Vec<_> = (0..sessions)
         .map(|_| {
-            Command::new(env!("CARGO_BIN_EXE_iogate"))
+            Command::new(IOGATE)
                 .args(["run", "--"])
                 .arg(&myself)
                 .env(client::ASKED, what)
