@@ -14,6 +14,9 @@ use crate::verdict::Stop;
 /// How many lines of a failure's log are shown.
 const TAIL: usize = 40;
 
+/// How many of the slowest steps are named at the end.
+const SLOWEST: usize = 8;
+
 #[derive(Default)]
 struct Totals {
     passed: u64,
@@ -66,8 +69,10 @@ fn run(bench: &Bench, case: &Case, totals: &mut Totals) {
     // The log of an earlier run; there may be none.
     let _ = std::fs::remove_file(&log);
     bench.progress.begin(&case.name);
+    let first = bench.took.borrow().len();
     let result = (case.run)(bench, &log);
     let seconds = bench.progress.end().as_secs_f32();
+    bench.note(&case.name, first, seconds);
     let counted = bench.counted.take();
     let line = |word: &str| format!("{:8} {:<46} {seconds:6.1} s  {word}", case.tier, case.name);
     match result {
@@ -118,6 +123,19 @@ fn tail(log: &Path) -> String {
     shown
 }
 
+/// Where the time went.
+fn slowest(took: &[(String, f32)]) -> String {
+    let whole: f32 = took.iter().map(|(_, seconds)| seconds).sum();
+    let mut took: Vec<_> = took.iter().collect();
+    took.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let most: Vec<_> = took
+        .iter()
+        .take(SLOWEST)
+        .map(|(name, seconds)| format!("{name} {seconds:.0} s"))
+        .collect();
+    format!("{whole:.0} s, most of it: {}", most.join(", "))
+}
+
 fn summarize(bench: &Bench, options: &Options, totals: &Totals, left: usize) -> ExitCode {
     let print = |text: &str| bench.progress.print(text);
     print("");
@@ -134,6 +152,7 @@ fn summarize(bench: &Bench, options: &Options, totals: &Totals, left: usize) -> 
     if strict {
         print("--strict: what was not run counts as a failure");
     }
+    print(&slowest(&bench.took.borrow()));
     print(&format!(
         "logs: {}",
         bench.site.xtask.join("logs").display()

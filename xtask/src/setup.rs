@@ -30,6 +30,8 @@ pub(crate) struct Bench {
     pub(crate) progress: Progress,
     /// Tests that the running case counts one by one: passed, failed.
     pub(crate) counted: Cell<Option<(u64, u64)>>,
+    /// What was made, and the cases, with the seconds that each took by itself.
+    pub(crate) took: RefCell<Vec<(String, f32)>>,
     iogate: Once<PathBuf>,
     c_clients: [Once<PathBuf>; 2],
     rust_client: Once<PathBuf>,
@@ -45,6 +47,7 @@ impl Bench {
             site,
             progress,
             counted: Cell::default(),
+            took: RefCell::default(),
             iogate: OnceCell::new(),
             c_clients: Default::default(),
             rust_client: OnceCell::new(),
@@ -213,6 +216,13 @@ impl Bench {
         place.program(&self.iogate()?)
     }
 
+    /// A step took so long, together with what was noted from `first` on.
+    pub(crate) fn note(&self, name: &str, first: usize, seconds: f32) {
+        let mut took = self.took.borrow_mut();
+        let within: f32 = took.iter().skip(first).map(|(_, seconds)| seconds).sum();
+        took.push((name.to_owned(), (seconds - within).max(0.0)));
+    }
+
     fn once<T: Clone>(
         &self,
         slot: &Once<T>,
@@ -224,8 +234,10 @@ impl Bench {
             // The log of an earlier run; there may be none.
             let _ = std::fs::remove_file(&log);
             self.progress.begin(name);
+            let first = self.took.borrow().len();
             let result = make(&log);
             let seconds = self.progress.end().as_secs_f32();
+            self.note(name, first, seconds);
             let word = match &result {
                 Ok(_) => "ok",
                 Err(Stop::NotRun { .. }) => "NOT RUN",
