@@ -42,7 +42,7 @@ const BUFFER: [(&str, [&str; 2]); 2] = [
     ),
 ];
 
-/// By what the C client opens devices and maps memory.
+/// By what the clients open devices and maps memory.
 const MODES: [&str; 5] = ["type1", "type1v2", "compat-group", "compat-cdev", "iommufd"];
 
 pub(super) fn cases() -> Vec<Case> {
@@ -100,7 +100,7 @@ pub(super) fn cases() -> Vec<Case> {
                 },
             ));
         }
-        for backend in ["legacy", "iommufd"] {
+        for backend in MODES {
             cases.push(Case::new(
                 Tier::Clients,
                 format!("vfio-ioctls/{backend}/{person}"),

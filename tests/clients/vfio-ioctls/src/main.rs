@@ -1,5 +1,7 @@
-//! Drives edu and nvme through the `vfio-ioctls` crate, by either of its back ends:
-//! `legacy` (container and group) or `iommufd` (the device's own node).
+//! Drives edu and nvme through the `vfio-ioctls` crate, by either of its back ends, `type1v2` (container and group) or
+//! `iommufd` (the device's own node), and in the modes that are opened without it.
+
+mod container;
 
 use std::alloc::Layout;
 use std::error::Error;
@@ -8,6 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use container::{Container, Opened};
 use iommufd_ioctls::IommuFd;
 use vfio_bindings::bindings::vfio::{
     VFIO_PCI_BAR0_REGION_INDEX as BAR0, VFIO_PCI_CONFIG_REGION_INDEX as CONFIG,
@@ -38,8 +41,8 @@ mod edu {
 }
 
 fn main() -> ExitCode {
-    let backend = std::env::args().nth(1).unwrap_or_default();
-    match run(&backend) {
+    let mode = std::env::args().nth(1).unwrap_or_default();
+    match run(&mode) {
         Ok(()) => {
             println!("done");
             ExitCode::SUCCESS
@@ -51,31 +54,53 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(backend: &str) -> Outcome {
+fn run(mode: &str) -> Outcome {
     let edu = find("edu", |vendor, device, _| {
         (vendor, device) == (0x1234, 0x11e8)
     })?;
     let nvme = find("NVMe controller", |_, _, class| class == 0x01_0802)?;
     for round in 0..2 {
-        let space = open(backend)?;
-        let device = VfioDevice::new(&edu, Arc::clone(&space), true)?;
-        drive_edu(&device, space.as_ref())?;
+        let space = Space::open(mode)?;
+        let device = space.device(&edu)?;
+        drive_edu(&device, space.mappings())?;
         println!("ok edu, round {round}");
-        let other = VfioDevice::new(&nvme, Arc::clone(&space), true)?;
+        let other = space.device(&nvme)?;
         look_at_nvme(&other)?;
         println!("ok nvme beside it, round {round}");
     }
     Ok(())
 }
 
-fn open(backend: &str) -> Outcome<Arc<dyn VfioOps>> {
-    match backend {
-        "legacy" => Ok(Arc::new(VfioContainer::new(None)?)),
-        "iommufd" => {
-            let iommufd = Arc::new(IommuFd::new()?);
-            Ok(Arc::new(VfioIommufd::new(iommufd, None, None)?))
+/// What devices are opened in.
+enum Space {
+    Crate(Arc<dyn VfioOps>),
+    Own(Container),
+}
+
+impl Space {
+    fn open(mode: &str) -> Outcome<Self> {
+        Ok(match mode {
+            "type1v2" => Self::Crate(Arc::new(VfioContainer::new(None)?)),
+            "iommufd" => {
+                let iommufd = Arc::new(IommuFd::new()?);
+                Self::Crate(Arc::new(VfioIommufd::new(iommufd, None, None)?))
+            }
+            _ => Self::Own(Container::open(mode)?),
+        })
+    }
+
+    fn device(&self, function: &Path) -> Outcome<Opened> {
+        match self {
+            Self::Crate(space) => Ok(VfioDevice::new(function, Arc::clone(space), true)?.into()),
+            Self::Own(container) => container.device(function),
         }
-        _ => Err("usage: iogate-client-vfio-ioctls legacy|iommufd".into()),
+    }
+
+    fn mappings(&self) -> &dyn VfioOps {
+        match self {
+            Self::Crate(space) => space.as_ref(),
+            Self::Own(container) => container,
+        }
     }
 }
 
