@@ -4,13 +4,15 @@
 mod common;
 
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
 
 use iogate_dma::{Iova, Rights};
-use iogate_harness::{Error, Machine};
+use iogate_harness::{Error, Machine, Outcome};
 use iogate_passthrough::container::TYPE1V2;
 use iogate_passthrough::device::CONFIG_REGION;
-use iogate_passthrough::{Buffer, Container, Group};
+use iogate_passthrough::device::Region;
+use iogate_passthrough::{Buffer, Container, Device, Group};
 
 fn machine() -> Machine {
     Machine::new().iogate(env!("CARGO_BIN_EXE_iogate"))
@@ -41,8 +43,12 @@ fn the_driver_survives_a_map_that_fails() -> Result<(), Error> {
 
 /// This program again, as the driver with a bug.
 fn faulty() -> Command {
+    faulty_named("faulty_driver")
+}
+
+fn faulty_named(name: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--ignored", "--exact", "faulty_driver", "--nocapture"]);
+    command.args(["--ignored", "--exact", name, "--nocapture"]);
     command
 }
 
@@ -88,6 +94,101 @@ fn faulty_driver() {
     panic!("the transfer does not end");
 }
 
+/// Does as `faulty_driver` does, by registers that it maps.
+#[test]
+#[ignore = "runs in a session that other tests make"]
+fn mapped_driver() {
+    let container = Container::open().unwrap();
+    let group = Group::open(2).unwrap();
+    group.set_container(&container).unwrap();
+    container.set_iommu(TYPE1V2).unwrap();
+    let device = group.device("0000:01:00.0").unwrap();
+    let config = device.region(CONFIG_REGION).unwrap();
+    device.write(&config, 4, &[0b110]).unwrap();
+    let buffer = Buffer::new(1 << 20).unwrap();
+    container
+        .map(Iova(0x30_0000), &buffer, Rights::READ_WRITE)
+        .unwrap();
+    container.unmap(Iova(0x30_0000), 1 << 20).unwrap();
+    let bar0 = device.region(0).unwrap();
+    let registers = map_bar(&device, &bar0);
+    ring(registers, 0x80, 0x4_0000);
+    ring(registers, 0x88, 0x30_0000);
+    ring(registers, 0x90, 4096);
+    ring(registers, 0x98, 3);
+    while load(registers, 0x98) & 1 == 1 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+fn map_bar(device: &Device, bar: &Region) -> *mut u64 {
+    // SAFETY: a new mapping.
+    let registers = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            usize::try_from(bar.size).unwrap(),
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            device.as_fd().as_raw_fd(),
+            libc::off_t::try_from(bar.offset).unwrap(),
+        )
+    };
+    assert_ne!(registers, libc::MAP_FAILED);
+    registers.cast()
+}
+
+#[inline(never)]
+fn ring(registers: *mut u64, at: usize, value: u64) {
+    // SAFETY: the BAR is mapped and longer than that.
+    unsafe { registers.byte_add(at).write_volatile(value) };
+}
+
+fn load(registers: *const u64, at: usize) -> u64 {
+    // SAFETY: as in `ring`.
+    unsafe { registers.byte_add(at).read_volatile() }
+}
+
+/// `mapped_driver` in a session.
+fn with_mapped_registers() -> Outcome {
+    let driver = faulty_named("mapped_driver");
+    let machine = Machine::new().iogate(env!("CARGO_BIN_EXE_iogate"));
+    let machine = machine.device("edu,mmio=map").device("nvme").stacks();
+    machine.run(&driver).unwrap()
+}
+
+#[test]
+fn stacks_tell_the_line_that_rang_a_mapped_register() {
+    let outcome = with_mapped_registers();
+    assert!(outcome.status.success(), "{}", outcome.stderr);
+    let cause = &outcome.report["faults"]["causes"][0];
+    let mapped = line_in(&cause["mapping"]["mapped"]["stack"], "mapped_driver");
+    let expected = line_of(".map(Iova(0x30_0000), &buffer");
+    assert!((expected - 1..=expected + 1).contains(&mapped), "{mapped}");
+    let unmapped = line_in(&cause["unmapped"]["stack"], "mapped_driver");
+    assert_eq!(unmapped, line_of("container.unmap(Iova(0x30_0000)"));
+    let stack = &cause["stack"];
+    assert_eq!(
+        line_in(stack, "mapped_driver"),
+        line_of("ring(registers, 0x98, 3);")
+    );
+    assert_eq!(
+        line_in(stack, "ring"),
+        line_of("unsafe { registers.byte_add(at).write_volatile(value) };")
+    );
+}
+
+#[test]
+fn an_injected_failure_of_a_mapped_access_is_a_bus_error() {
+    let machine = Machine::new().iogate(env!("CARGO_BIN_EXE_iogate"));
+    let machine = machine.device("edu,mmio=map").device("nvme");
+    let machine = machine.inject("region_write:EIO@3+");
+    let outcome = machine.run(&faulty_named("mapped_driver")).unwrap();
+    let signal = std::os::unix::process::ExitStatusExt::signal(&outcome.status);
+    assert_eq!(signal, Some(libc::SIGBUS), "{}", outcome.stderr);
+    // The handler of the Rust runtime tries once more, by the default action.
+    assert_eq!(outcome.report["injected"]["rules"][0]["times"], 2);
+}
+
 #[test]
 fn faults_and_leaks_of_a_program_are_told() {
     let outcome = machine().run(&faulty()).unwrap();
@@ -110,10 +211,15 @@ fn line_of(text: &str) -> u64 {
 
 /// The line at which `faulty_driver` stands in a stack of the report.
 fn line_in_driver(stack: &serde_json::Value) -> u64 {
+    line_in(stack, "faulty_driver")
+}
+
+/// The line at which function `name` of this file stands in a stack.
+fn line_in(stack: &serde_json::Value, name: &str) -> u64 {
     let frames = stack["frames"].as_array().unwrap();
     let driver = frames.iter().find(|frame| {
         let function = frame["function"].as_str().unwrap_or_default();
-        function.ends_with("faulty_driver")
+        function.ends_with(&format!("::{name}"))
     });
     let driver = driver.unwrap_or_else(|| panic!("{stack:#}"));
     assert!(
@@ -177,6 +283,57 @@ fn a_sarif_result_stands_at_a_line_of_the_source() {
         "{result:#}"
     );
     assert_eq!(result["stacks"].as_array().unwrap().len(), 3);
+    // What the schema does not have is lost on the way through its types, and
+    // what it wants otherwise does not get in.
+    let strict: serde_sarif::sarif::Sarif = serde_json::from_str(&text).unwrap();
+    let mut back = serde_json::to_value(&strict).unwrap();
+    without_nothing(&mut back);
+    let mut written = sarif.clone();
+    without_nothing(&mut written);
+    assert_eq!(back, written);
+}
+
+/// Drops keys without a value.
+fn without_nothing(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Object(object) => {
+            object.retain(|_, value| !value.is_null());
+            object.values_mut().for_each(without_nothing);
+        }
+        serde_json::Value::Array(list) => list.iter_mut().for_each(without_nothing),
+        _ => {}
+    }
+}
+
+#[test]
+fn accesses_of_mapped_registers_stand_in_a_timeline_as_calls_do() {
+    let file = common::scratch("mapped.json");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_iogate"));
+    command.args([
+        "run",
+        "--device=edu,mmio=map",
+        "--device=nvme",
+        "--timeline",
+    ]);
+    let driver = faulty_named("mapped_driver");
+    command.arg(&file).arg("--").arg(driver.get_program());
+    assert!(command.args(driver.get_args()).status().unwrap().success());
+    let events: Vec<serde_json::Value> =
+        serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let named = |name: &'static str| events.iter().filter(move |event| event["name"] == name);
+    let map = named("ioctl_map_dma").next().unwrap();
+    // BAR 0, whose offsets say that accesses are executed.
+    let rung: Vec<_> = named("region_write")
+        .filter(|event| event["args"]["offset"] == "0x18000000000098")
+        .collect();
+    assert_eq!(rung.len(), 1, "{events:#?}");
+    assert_eq!(
+        (&rung[0]["pid"], &rung[0]["tid"]),
+        (&map["pid"], &map["tid"])
+    );
+    assert_eq!(rung[0]["ph"], "X");
+    assert!(rung[0]["dur"].as_f64().unwrap() > 0.0);
+    assert!(named("region_read").count() >= 1);
 }
 
 #[test]

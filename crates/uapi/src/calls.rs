@@ -1,6 +1,6 @@
 //! The names of calls before they are run, as traces have them.
 
-use iogate_host::{FileKind, Host};
+use iogate_host::{Actor, FileKind, Host};
 
 use crate::{After, Answer, Client, Errno};
 
@@ -102,11 +102,23 @@ pub(crate) fn interposed(
     name: &'static str,
     client: &dyn Client,
 ) -> Option<Answer> {
+    // Asking who calls is not for nothing.
+    host.interposer()?;
+    let errno = interposed_by(host, kind, name, client.actor())?;
+    Some(Answer::failed(errno, After::default()))
+}
+
+/// The errno that a call or an access by a thread is to come to.
+pub(crate) fn interposed_by(
+    host: &Host,
+    kind: FileKind,
+    name: &'static str,
+    by: Actor,
+) -> Option<Errno> {
     let interposer = host.interposer()?;
     let source = match kind {
         FileKind::Device(device) => host.device(device).ok().map(|device| device.source),
         _ => None,
     };
-    let errno = Errno(interposer.call(name, source, client.actor())?);
-    Some(Answer::failed(errno, After::default()))
+    interposer.call(name, source, by).map(Errno)
 }

@@ -2,7 +2,7 @@
 //! `drivers/vfio/pci/vfio_pci_core.c`, `vfio_pci_rw` and
 //! `vfio_pci_core_mmap`.
 
-use iogate_host::{FileId, FileKind, Host, Region, Retired};
+use iogate_host::{Actor, FileId, FileKind, Host, Region, Retired};
 
 use crate::{Answer, Client, Errno, calls};
 
@@ -125,9 +125,17 @@ fn interposed(
     calls::interposed(host, host.kind(file)?, name, client)
 }
 
-/// A load of a mapping of `file` at `offset`: fills `into`. EIO while the
-/// device's memory does not answer, EINVAL outside of a mappable BAR.
-pub fn load(host: &Host, file: FileId, offset: u64, into: &mut [u8]) -> Result<Answer, Errno> {
+/// A load by the thread `by`, which waits, of a mapping of `file` at `offset`:
+/// fills `into`. EIO while the device's memory does not answer, EINVAL outside
+/// of a mappable BAR.
+pub fn load(
+    host: &Host,
+    file: FileId,
+    offset: u64,
+    into: &mut [u8],
+    by: Actor,
+) -> Result<Answer, Errno> {
+    refuse(host, file, "region_read", by)?;
     let result = mapped(host, file, offset, into.len(), |device, region, at| {
         host.region_read(device, region, at, into)?;
         Ok(Retired::default())
@@ -137,12 +145,28 @@ pub fn load(host: &Host, file: FileId, offset: u64, into: &mut [u8]) -> Result<A
 }
 
 /// A store to a mapping of `file`, as [`load`].
-pub fn store(host: &Host, file: FileId, offset: u64, from: &[u8]) -> Result<Answer, Errno> {
+pub fn store(
+    host: &Host,
+    file: FileId,
+    offset: u64,
+    from: &[u8],
+    by: Actor,
+) -> Result<Answer, Errno> {
+    refuse(host, file, "region_write", by)?;
     let result = mapped(host, file, offset, from.len(), |device, region, at| {
         Ok(host.region_write(device, region, at, from)?)
     });
     tell(&result, file, offset, Direction::Write);
     result
+}
+
+/// The errno that an access of a mapping is to come to instead.
+fn refuse(host: &Host, file: FileId, name: &'static str, by: Actor) -> Result<(), Errno> {
+    let kind = host.interposer().and_then(|_| host.kind(file));
+    match kind.and_then(|kind| calls::interposed_by(host, kind, name, by)) {
+        Some(errno) => Err(errno),
+        None => Ok(()),
+    }
 }
 
 fn mapped(

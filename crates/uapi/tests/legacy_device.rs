@@ -325,11 +325,15 @@ fn registers_are_mapped_where_accesses_are_executed_for_the_program() {
     assert_eq!(map(1), Err(Errno::EINVAL), "ports");
 
     let (at, mut bytes) = (world.region(0, 0x10), [0; 4]);
-    let stored = iogate_uapi::store(&world.host, device, at, &[1, 2, 3, 4]);
+    let by = iogate_host::Actor {
+        process: 1,
+        thread: 1,
+    };
+    let stored = iogate_uapi::store(&world.host, device, at, &[1, 2, 3, 4], by);
     assert_eq!(stored.unwrap().value, 4);
-    iogate_uapi::load(&world.host, device, at, &mut bytes).unwrap();
+    iogate_uapi::load(&world.host, device, at, &mut bytes, by).unwrap();
     assert_eq!(bytes, [1, 2, 3, 4]);
-    let load = |file, at| iogate_uapi::load(&world.host, file, at, &mut [0; 4]).map(|_| ());
+    let load = |file, at| iogate_uapi::load(&world.host, file, at, &mut [0; 4], by).map(|_| ());
     assert_eq!(load(device, world.region(0, PAGE - 2)), Err(Errno::EINVAL));
     assert_eq!(load(device, world.region(1, 0)), Err(Errno::EINVAL));
     assert_eq!(load(container, at), Err(Errno::EINVAL));

@@ -53,8 +53,10 @@ pub fn execute(
     cpu.registers.rip = instruction.next_ip();
     let done = match cpu.run() {
         // A repeated one keeps what it has done so far.
-        Err(Not::Accessible(inaccessible)) if instruction.has_rep_prefix() => {
+        Err(Not::Accessible(inaccessible)) if is_repeated(&instruction) => {
             cpu.registers.rip = registers.rip;
+            // It begins anew, as far as flags are concerned.
+            cpu.registers.flags = registers.flags;
             Err(inaccessible.into())
         }
         Err(Not::Accessible(inaccessible)) => return Err(inaccessible.into()),
@@ -67,6 +69,11 @@ pub fn execute(
     };
     *registers = cpu.registers;
     done
+}
+
+/// Whether a string instruction is repeated.
+pub(crate) fn is_repeated(instruction: &Instruction) -> bool {
+    instruction.has_rep_prefix() || instruction.has_repne_prefix()
 }
 
 fn unknown(instruction: &Instruction) -> Unknown {
@@ -96,7 +103,13 @@ pub(crate) struct Cpu<'a> {
 impl Cpu<'_> {
     fn run(&mut self) -> Result<Done, Not> {
         let instruction = self.instruction;
-        if instruction.is_invalid() || instruction.has_op_mask() || instruction.is_broadcast() {
+        if instruction.is_invalid() || instruction.is_broadcast() {
+            return Err(Not::Known);
+        }
+        if self.masked()? {
+            return Ok(Done::Completed);
+        }
+        if instruction.has_op_mask() {
             return Err(Not::Known);
         }
         if let Some(done) = self.string()? {
@@ -202,6 +215,12 @@ impl Cpu<'_> {
     pub(crate) fn vector_register(&mut self, register: Register) -> Result<Vector, Not> {
         let index = vector_index(register)?;
         self.vectors.get(index).ok_or(Not::Known)
+    }
+
+    /// The mask register that says which elements an instruction is for.
+    pub(crate) fn op_mask(&mut self) -> Result<u64, Not> {
+        let index = self.instruction.op_mask().number();
+        self.vectors.mask(index).ok_or(Not::Known)
     }
 
     pub(crate) fn set_vector_register(

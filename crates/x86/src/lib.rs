@@ -3,8 +3,8 @@
 //!
 //! What is known is what compilers and drivers emit to reach device registers:
 //! moves in all widths, arithmetic with an operand in memory, exchanges and
-//! locked forms, `rep movs` and `rep stos`, loads and stores of vectors. The
-//! rest is [`Stopped::Unknown`]. Semantics: AMD64 Architecture Programmer's
+//! locked forms, string instructions, loads and stores of vectors, also masked
+//! ones. The rest is [`Stopped::Unknown`]. Semantics: AMD64 Architecture Programmer's
 //! Manual volumes 3 and 4; Intel SDM volume 2. Flags that these leave undefined
 //! have some value.
 //!
@@ -50,6 +50,7 @@
 mod arithmetic;
 mod execute;
 mod integer;
+mod masked;
 mod string;
 mod vector;
 mod xsave;
@@ -98,6 +99,9 @@ pub trait Vectors {
 
     /// Sets a register; `None` as for [`get`](Self::get).
     fn set(&mut self, index: usize, value: Vector) -> Option<()>;
+
+    /// Mask register `index`, k0 to k7, as for [`get`](Self::get).
+    fn mask(&mut self, index: usize) -> Option<u64>;
 }
 
 /// No vector registers: instructions that use them are unknown.
@@ -110,6 +114,10 @@ impl Vectors for NoVectors {
     }
 
     fn set(&mut self, _index: usize, _value: Vector) -> Option<()> {
+        None
+    }
+
+    fn mask(&mut self, _index: usize) -> Option<u64> {
         None
     }
 }

@@ -6,6 +6,8 @@ use crate::{Vector, Vectors};
 /// Where the parts of an XSAVE area stand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Layout {
+    /// The mask registers, 8 bytes each: component 5.
+    masks: Option<usize>,
     /// Bits 255-128 of the registers 0-15, 16 bytes each: component 2.
     upper_128: Option<usize>,
     /// Bits 511-256 of the registers 0-15, 32 bytes each: component 6.
@@ -31,6 +33,7 @@ impl Layout {
             (found.eax > 0 && offset > 0).then_some(offset)
         };
         Self {
+            masks: component(5),
             upper_128: component(2),
             upper_256: component(6),
             upper_registers: component(7),
@@ -104,5 +107,14 @@ impl Vectors for Xsave<'_> {
             *mask = present.to_le_bytes();
         }
         Some(())
+    }
+
+    fn mask(&mut self, index: usize) -> Option<u64> {
+        let at = self.layout.masks?.checked_add(index.checked_mul(8)?)?;
+        if self.present()? >> 5 & 1 == 0 {
+            return Some(0);
+        }
+        let bytes = self.area.get(at..)?.first_chunk()?;
+        Some(u64::from_le_bytes(*bytes))
     }
 }

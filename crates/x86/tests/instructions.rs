@@ -87,6 +87,57 @@ fn a_repetition_that_meets_the_end_of_memory_keeps_what_it_has_done() {
 }
 
 #[test]
+fn a_comparison_that_meets_the_end_of_memory_keeps_its_place_and_the_old_flags() {
+    let mut memory = Bytes::until(0x1005);
+    let mut registers = Registers {
+        flags: 1,
+        ..Registers::default()
+    };
+    registers.general[1] = 8;
+    registers.general[6] = 0x800;
+    registers.general[7] = 0x1000;
+    // repe cmpsb, of zeros
+    let stopped = run(&[0xf3, 0xa6], &mut registers, &mut memory);
+    assert_eq!(stopped, Err(Stopped::Inaccessible(Inaccessible(0x1005))));
+    assert_eq!((registers.general[1], registers.general[6]), (3, 0x805));
+    assert_eq!((registers.rip, registers.flags), (0, 1));
+}
+
+/// Registers that are all the same, with k1 naming the first two elements.
+struct Masks;
+
+impl Vectors for Masks {
+    fn get(&mut self, _: usize) -> Option<iogate_x86::Vector> {
+        Some([7; 64])
+    }
+    fn set(&mut self, _: usize, _: iogate_x86::Vector) -> Option<()> {
+        Some(())
+    }
+    fn mask(&mut self, _: usize) -> Option<u64> {
+        Some(3)
+    }
+}
+
+#[test]
+fn elements_that_a_mask_does_not_name_are_not_accessed() {
+    let mut memory = Bytes::until(0x1010);
+    let mut registers = Registers::default();
+    registers.general[0] = 0x1000;
+    // vmovdqu64 [rax]{k1}, zmm0
+    let code = [0x62, 0xf1, 0xfe, 0x49, 0x7f, 0x00];
+    let done = execute(&code, &mut registers, &mut Masks, &mut memory);
+    assert_eq!((done, memory.bytes.len()), (Ok(Done::Completed), 16));
+    // vmovdqu64 zmm0{k1}, [rax]
+    let code = [0x62, 0xf1, 0xfe, 0x49, 0x6f, 0x00];
+    let done = execute(&code, &mut registers, &mut Masks, &mut memory);
+    assert_eq!(done, Ok(Done::Completed));
+    // Without a mask it is too long for this memory.
+    let code = [0x62, 0xf1, 0xfe, 0x48, 0x6f, 0x00];
+    let stopped = execute(&code, &mut registers, &mut Masks, &mut memory);
+    assert!(matches!(stopped, Err(Stopped::Inaccessible(_))));
+}
+
+#[test]
 fn memory_that_says_no_leaves_registers_alone() {
     let mut registers = Registers::default();
     registers.general[4] = 0x2000;

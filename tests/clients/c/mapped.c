@@ -1,6 +1,7 @@
 // Registers behind mappings (`mmio = "map"`), reached with the instructions that compilers and drivers emit.
 #include "client.h"
 
+#include <cpuid.h>
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -123,6 +124,14 @@ static void vectors(void)
 	ok("vectors");
 }
 
+// CPUID leaf 7, ecx bit 28.
+static bool has_movdir64b(void)
+{
+	u32 a, b, c, d;
+
+	return __get_cpuid_count(7, 0, &a, &b, &c, &d) && c >> 28 & 1;
+}
+
 static void strings(void)
 {
 	volatile u64 *wide = &REGISTER(u64, EDU_DMA_SOURCE);
@@ -143,7 +152,82 @@ static void strings(void)
 	to = ones, from = (void *)(registers + 0x1000), count = COUNT(ones);
 	ASM_MEMORY("rep movsl", "+D"(to), "+S"(from), "+c"(count) :);
 	CHECK(!count && all_bytes(ones, sizeof(ones), 0xff), "a long rep movs");
+	wide[0] = 0x1111111111111111, wide[1] = 0x2222222222222222;
+	words[0] = 0x1111111111111111, words[1] = 0;
+	to = (void *)wide, from = words, count = 5;
+	ASM_MEMORY("repe cmpsq", "+D"(to), "+S"(from), "+c"(count) :);
+	CHECK(count == 3 && from == words + 2, "repe cmps leaves %lu", count);
+	to = (void *)wide, count = 5;
+	ASM_MEMORY("repne scasq", "+D"(to), "+c"(count) : "a"(0x2222222222222222));
+	CHECK(count == 3 && to == (u64 *)wide + 2, "repne scas leaves %lu", count);
 	ok("string instructions");
+}
+
+// Where memory ends in the middle: what was done is done, and the address of the fault is the first byte missing.
+static sigjmp_buf page_end;
+static volatile u64 missing;
+
+static void at_page_end(int signal, siginfo_t *info, void *context)
+{
+	(void)signal;
+	(void)context;
+	missing = (u64)info->si_addr;
+	siglongjmp(page_end, 1);
+}
+
+static void page_ends(void)
+{
+	struct sigaction action = { .sa_sigaction = at_page_end, .sa_flags = SA_SIGINFO };
+	u8 *pages = anonymous(2 * PAGE);
+	volatile u64 *wide = &REGISTER(u64, EDU_DMA_SOURCE);
+
+	munmap(pages + PAGE, PAGE);
+	CHECK(!sigaction(SIGSEGV, &action, NULL), "sigaction");
+	wide[0] = 0x0807060504030201;
+	if (!sigsetjmp(page_end, 1)) {
+		void *to = pages + PAGE - 8, *from = (void *)wide;
+		u64 count = 2;
+
+		ASM_MEMORY("rep movsq", "+D"(to), "+S"(from), "+c"(count) :);
+		CHECK(false, "no SIGSEGV");
+	}
+	CHECK(missing == (u64)(pages + PAGE), "SIGSEGV at %#lx", missing);
+	CHECK(!memcmp(pages + PAGE - 8, "\1\2\3\4\5\6\7\10", 8), "what was moved before the end");
+	signal(SIGSEGV, SIG_DFL);
+	munmap(pages, PAGE);
+	ok("rep movs across the end of memory");
+}
+
+// Instructions that not every processor has.
+static void rare(void)
+{
+	volatile u64 *wide = &REGISTER(u64, EDU_DMA_SOURCE);
+	u64 low = 0, high = 0, words[8] = { 1, 2, 3, 4, 5, 6, 7, 8 }, out[8] = { 0 };
+	u8 equal;
+
+	wide[0] = wide[1] = 0;
+	ASM_MEMORY("lock cmpxchg16b %0; sete %b1", "+m"(*(volatile u8(*)[16])wide), "=q"(equal), "+a"(low), "+d"(high)
+		: "b"(77ul), "c"(88ul));
+	CHECK(equal && wide[0] == 77 && wide[1] == 88, "cmpxchg16b that matches");
+	if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+		u32 mask = 2;
+
+		ASM_MEMORY("kmovd %2, %%k3; vmovdqu64 %1, %%xmm17; vmovdqu64 %%xmm17, %0%{%%k3%}",
+			"+m"(*(volatile u8(*)[16])wide) : "m"(words), "r"(mask));
+		CHECK(wide[0] == 77 && wide[1] == 2, "a masked store: %lu %lu", wide[0], wide[1]);
+		ASM_MEMORY("kmovd %2, %%k3; vmovdqu64 %1, %%xmm17%{%%k3%}%{z%}; vmovdqu64 %%xmm17, %0", "=m"(out)
+			: "m"(*(volatile u8(*)[16])wide), "r"(mask));
+		CHECK(out[0] == 0 && out[1] == 2, "a masked load");
+		ok("cmpxchg16b and masked moves");
+	} else {
+		printf("this processor has no masked moves\n");
+	}
+	if (has_movdir64b()) {
+		ASM_MEMORY("movdir64b %1, %0", : "r"(registers + 0x1000), "m"(words));
+		ok("movdir64b");
+	} else {
+		printf("this processor has no movdir64b\n");
+	}
 }
 
 static void factorials(struct session *s)
@@ -353,19 +437,24 @@ static void own_faults(const struct session *s)
 	ok("SIGBUS of the program's own");
 }
 
-static void *unknown_instruction(void *argument)
+static void with_the_x87(void)
 {
-	(void)argument;
-	ASM_MEMORY("fildl %0; fstp %%st(0)", : "m"(REGISTER(u32, EDU_ID)));
-	return NULL;
+	ASM_MEMORY("fildl %0; fstp %%st(0)", : "m"(REGISTER(u32, EDU_LIVENESS)));
 }
 
-static void unknown(void)
+static void gather(void)
+{
+	ASM_MEMORY("vpcmpeqd %%xmm1, %%xmm1, %%xmm1; vpxor %%xmm2, %%xmm2, %%xmm2; vpgatherdd %%xmm1, (%0,%%xmm2), %%xmm3",
+		: "r"(registers));
+}
+
+// Ends its program, with a message that whoever runs this finds in the log.
+static void unknown(void (*instruction)(void))
 {
 	int child = fork(), status;
 
 	if (!child) {
-		unknown_instruction(NULL);
+		instruction();
 		_exit(0);
 	}
 	status = wait_status(child);
@@ -421,6 +510,8 @@ void mapped(void)
 	odd();
 	vectors();
 	strings();
+	page_ends();
+	rare();
 	factorials(&s);
 	transfers(&s);
 	threads();
@@ -428,7 +519,9 @@ void mapped(void)
 	signals();
 	unheard_signals();
 	own_faults(&s);
-	unknown();
+	unknown(with_the_x87);
+	if (__builtin_cpu_supports("avx2"))
+		unknown(gather);
 	controller();
 	measure(&s);
 	munmap((void *)registers, size);

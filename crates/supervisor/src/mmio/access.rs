@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use iogate_dma::MemoryError;
-use iogate_host::FileId;
+use iogate_host::{Actor, FileId};
 use iogate_memory::{Process, Vma};
 use iogate_uapi::{self as uapi, Answer, Errno};
 use iogate_x86::{
@@ -32,10 +32,17 @@ pub(crate) enum Outcome {
     Impossible(String),
 }
 
+/// The process that a task is of.
+struct Program {
+    /// Its number.
+    id: u32,
+    memory: Process,
+}
+
 /// A mapping of a device that a task has.
 struct Known {
     task: Task,
-    process: Arc<Process>,
+    program: Arc<Program>,
     vma: Vma,
     file: FileId,
 }
@@ -46,7 +53,7 @@ const MOST_KNOWN: usize = 16;
 /// Executes accesses.
 pub(crate) struct Accesses {
     core: Arc<Core>,
-    processes: HashMap<Task, Arc<Process>>,
+    programs: HashMap<Task, Arc<Program>>,
     /// The mappings that were accessed last, as long as none has changed.
     known: Vec<Known>,
     /// Changes of mappings that were noticed when those were looked up; `None`
@@ -60,7 +67,7 @@ impl Accesses {
     pub(crate) fn new(core: Arc<Core>, unmapping: Unmapping) -> Self {
         Self {
             core,
-            processes: HashMap::new(),
+            programs: HashMap::new(),
             known: Vec::new(),
             changes: (unmapping == Unmapping::Noticed).then_some(0),
             layout: Layout::of_processor(),
@@ -70,14 +77,14 @@ impl Accesses {
 
     /// Forgets a task that has ended or executes another program.
     pub(crate) fn forget(&mut self, task: Task) {
-        self.processes.remove(&task);
+        self.programs.remove(&task);
         self.known.clear();
     }
 
     /// Executes the instruction that `task` is stopped at, which faulted at
     /// `address`.
     pub(crate) fn run(&mut self, task: Task, address: u64) -> io::Result<Outcome> {
-        let Some((process, vma, file)) = self.known(task, address)? else {
+        let Some((program, vma, file)) = self.known(task, address)? else {
             return Ok(Outcome::Passed);
         };
         let mut user = task.registers()?;
@@ -88,11 +95,15 @@ impl Accesses {
             return Ok(Outcome::Impossible(text));
         }
         let before = user.to_registers();
-        let code = code(task, &process, before.rip);
+        let code = code(task, &program.memory, before.rip);
         let mut registers = before;
         let mut bus = Bus {
             core: &self.core,
-            process: &process,
+            process: &program.memory,
+            by: Actor {
+                process: program.id,
+                thread: task.number(),
+            },
             device: (vma, file),
             other: None,
             refused: false,
@@ -130,7 +141,7 @@ impl Accesses {
         &mut self,
         task: Task,
         address: u64,
-    ) -> io::Result<Option<(Arc<Process>, Vma, FileId)>> {
+    ) -> io::Result<Option<(Arc<Program>, Vma, FileId)>> {
         let changes = self.core.remapped.load(Ordering::SeqCst);
         if self.changes != Some(changes) {
             self.known.clear();
@@ -140,9 +151,9 @@ impl Accesses {
         let known =
             known.find(|known| known.task == task && known.vma.file_offset(address).is_some());
         if let Some(known) = known {
-            return Ok(Some((Arc::clone(&known.process), known.vma, known.file)));
+            return Ok(Some((Arc::clone(&known.program), known.vma, known.file)));
         }
-        let Some((process, vma)) = self.mapping(task, address)? else {
+        let Some((program, vma)) = self.mapping(task, address)? else {
             return Ok(None);
         };
         let Some(file) = file_of(&self.core, &vma) else {
@@ -154,28 +165,31 @@ impl Accesses {
             }
             self.known.push(Known {
                 task,
-                process: Arc::clone(&process),
+                program: Arc::clone(&program),
                 vma,
                 file,
             });
         }
-        Ok(Some((process, vma, file)))
+        Ok(Some((program, vma, file)))
     }
 
     /// The mapping that `address` lies in, and the process that has it.
-    fn mapping(&mut self, task: Task, address: u64) -> io::Result<Option<(Arc<Process>, Vma)>> {
-        if let Some(process) = self.processes.get(&task) {
-            match process.vma_at(address) {
-                Ok(vma) => return Ok(Some((Arc::clone(process), vma))),
+    fn mapping(&mut self, task: Task, address: u64) -> io::Result<Option<(Arc<Program>, Vma)>> {
+        if let Some(program) = self.programs.get(&task) {
+            match program.memory.vma_at(address) {
+                Ok(vma) => return Ok(Some((Arc::clone(program), vma))),
                 // Another program is executed by now.
                 Err(MemoryError::Gone { .. }) => {}
                 Err(_) => return Ok(None),
             }
         }
-        let process = Arc::new(Process::open(task.0)?);
-        self.processes.insert(task, Arc::clone(&process));
-        let vma = process.vma_at(address);
-        Ok(vma.ok().map(|vma| (process, vma)))
+        let program = Arc::new(Program {
+            id: task.process()?,
+            memory: Process::open(task.0)?,
+        });
+        self.programs.insert(task, Arc::clone(&program));
+        let vma = program.memory.vma_at(address);
+        Ok(vma.ok().map(|vma| (program, vma)))
     }
 }
 
@@ -224,6 +238,7 @@ fn file_of(core: &Core, vma: &Vma) -> Option<FileId> {
 struct Bus<'a> {
     core: &'a Arc<Core>,
     process: &'a Process,
+    by: Actor,
     /// The mapping that faulted.
     device: (Vma, FileId),
     /// Another one that the instruction uses.
@@ -303,7 +318,7 @@ impl Memory for Bus<'_> {
             let into = into.get_mut(piece.part).unwrap_or_default();
             match piece.file {
                 Some((file, offset)) => {
-                    let answer = uapi::load(&bus.core.host, file, offset, into)?;
+                    let answer = uapi::load(&bus.core.host, file, offset, into, bus.by)?;
                     bus.finish(answer);
                     Ok(())
                 }
@@ -317,7 +332,7 @@ impl Memory for Bus<'_> {
             let from = from.get(piece.part).unwrap_or_default();
             match piece.file {
                 Some((file, offset)) => {
-                    let answer = uapi::store(&bus.core.host, file, offset, from)?;
+                    let answer = uapi::store(&bus.core.host, file, offset, from, bus.by)?;
                     bus.finish(answer);
                     Ok(())
                 }
@@ -365,5 +380,9 @@ impl Vectors for Fetched<'_> {
     fn set(&mut self, index: usize, value: Vector) -> Option<()> {
         self.changed = true;
         self.xsave()?.set(index, value)
+    }
+
+    fn mask(&mut self, index: usize) -> Option<u64> {
+        self.xsave()?.mask(index)
     }
 }

@@ -86,6 +86,19 @@ pub(crate) fn silence_stops() -> io::Result<()> {
 }
 
 impl Task {
+    /// Its number as the system calls of others have it.
+    pub(crate) fn number(self) -> u32 {
+        self.0.cast_unsigned()
+    }
+
+    /// The number of its process. ENOENT if it has gone.
+    pub(crate) fn process(self) -> io::Result<u32> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0))?;
+        let process = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
+        let process = process.and_then(|process| process.trim().parse().ok());
+        process.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
     /// Traces the task, and all that it starts from now on, without stopping
     /// it.
     pub(crate) fn seize(self) -> io::Result<()> {

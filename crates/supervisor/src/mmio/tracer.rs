@@ -86,7 +86,7 @@ impl Tracer {
         // SAFETY: a SIGBUS of this code is a fault, which has an address.
         let address = unsafe { info.si_addr() }.addr();
         let address = u64::try_from(address).unwrap_or(u64::MAX);
-        let _span = tracing::info_span!(target: "iogate", "call", thread = task.0).entered();
+        let _span = tracing::info_span!(target: "iogate", "call", thread = task.number()).entered();
         Ok(match self.accesses.run(task, address)? {
             Outcome::Executed => {
                 self.follower.follow(task);

@@ -7,11 +7,25 @@ use iced_x86::{
 
 use crate::native::Features;
 
-/// xorshift64*.
-pub(crate) struct Random(pub(crate) u64);
+/// The numbers of an input, and xorshift64* when there are no more.
+pub(crate) struct Random(u64, Vec<u8>);
 
 impl Random {
+    pub(crate) fn of_seed(seed: u64) -> Self {
+        Self(seed | 1 << 40, Vec::new())
+    }
+
+    pub(crate) fn of_input(bytes: &[u8]) -> Self {
+        let mut bytes = bytes.to_vec();
+        bytes.reverse();
+        Self(1 << 40 | 1, bytes)
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
+        if let Some(rest) = self.1.len().checked_sub(8) {
+            let word = self.1.split_off(rest);
+            return u64::from_le_bytes(word.try_into().unwrap());
+        }
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -268,12 +282,33 @@ fn prefixes(instruction: &mut Instruction, general: &mut [u64; 16], random: &mut
         .iter()
         .any(|kind| matches!(kind, Kind::seg_rSI | Kind::es_rDI));
     if is_string && random.below(2) == 0 {
-        instruction.set_has_rep_prefix(true);
+        match is_comparison(instruction.mnemonic()) && random.below(2) == 0 {
+            true => instruction.set_has_repne_prefix(true),
+            false => instruction.set_has_rep_prefix(true),
+        }
         general[1] = random.below(24);
+    }
+    let name = format!("{:?}", instruction.mnemonic());
+    let maskable = form.can_use_op_mask_register() && !name.contains("broadcast");
+    if maskable && random.below(2) == 0 {
+        let mask = Register::K1 + u32::try_from(random.below(7)).unwrap();
+        instruction.set_op_mask(mask);
+        if form.can_use_zeroing_masking() && instruction.op0_kind() == OpKind::Register {
+            instruction.set_zeroing_masking(random.below(2) == 0);
+        }
     }
     if form.can_use_lock_prefix() && random.below(3) == 0 {
         instruction.set_has_lock_prefix(true);
     }
+}
+
+/// String instructions that compare.
+fn is_comparison(mnemonic: Mnemonic) -> bool {
+    use Mnemonic as M;
+    matches!(
+        mnemonic,
+        M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq | M::Scasb | M::Scasw | M::Scasd | M::Scasq
+    )
 }
 
 /// Operands that must be aligned.
@@ -301,6 +336,15 @@ pub(crate) fn make_equal(case: &Case, random: &mut Random, mut write: impl FnMut
                 case.address + u64::try_from(half).unwrap(),
                 &case.general[2].to_le_bytes()[..half],
             );
+        }
+        name if is_comparison(name) => {
+            let size = case.instruction.memory_size().size();
+            let element = case.general[0].to_le_bytes();
+            let same = element[..size].repeat(8);
+            // Either way from where it begins.
+            for at in [case.general[6], case.general[7]] {
+                write(at - u64::try_from(4 * size).unwrap(), &same);
+            }
         }
         Mnemonic::Bsf
         | Mnemonic::Bsr

@@ -24,6 +24,7 @@ struct State {
     general_after: [u64; 16],
     flags_after: u64,
     vectors: [Vector; 32],
+    masks: [u64; 8],
 }
 
 /// What of vectors the processor has.
@@ -60,7 +61,7 @@ impl Machine {
             base: base.cast(),
             features: Features {
                 avx: std::is_x86_feature_detected!("avx"),
-                avx512: std::is_x86_feature_detected!("avx512f"),
+                avx512: std::is_x86_feature_detected!("avx512bw"),
             },
         };
         machine.assemble();
@@ -148,6 +149,14 @@ impl Machine {
         for index in 0..count {
             head.push(Instruction::with2(load, first + index, vector(index)));
         }
+        if self.features.avx512 {
+            for index in 0..8 {
+                let from =
+                    slot(std::mem::offset_of!(State, masks) + 8 * usize::try_from(index).unwrap());
+                let register = Register::K0 + index;
+                head.push(Instruction::with2(Code::VEX_Kmovq_kr_km64, register, from));
+            }
+        }
         let flags = slot(std::mem::offset_of!(State, flags));
         head.push(Instruction::with1(Code::Push_rm64, flags));
         head.push(Ok(Instruction::with(Code::Popfq)));
@@ -196,15 +205,15 @@ impl Machine {
 
     pub(crate) fn set(
         &mut self,
-        general: &[u64; 16],
-        flags: u64,
-        vectors: &[Vector; 32],
+        (general, flags): (&[u64; 16], u64),
+        (vectors, masks): (&[Vector; 32], &[u64; 8]),
         memory: &[u8; ARENA],
     ) {
         let state = self.state();
         state.general = *general;
         state.flags = flags;
         state.vectors = *vectors;
+        state.masks = *masks;
         self.put(ARENA_AT, memory);
     }
 
