@@ -14,7 +14,7 @@ struct Rule {
 
 const LEAK: &str = "dma/never-unmapped";
 
-const RULES: [Rule; 7] = [
+const RULES: [Rule; 8] = [
     Rule {
         id: "dma/not-mapped",
         reason: Some(FaultReason::NotMapped),
@@ -44,6 +44,12 @@ const RULES: [Rule; 7] = [
         reason: Some(FaultReason::Blocked),
         text: "A device that is attached to no address space made an access",
         help: "Put the group into a container with an IOMMU, or attach the device to an IOAS, before the device is started; stop it before that ends.",
+    },
+    Rule {
+        id: "dma/no-iommu",
+        reason: Some(FaultReason::Physical),
+        text: "A device without IOMMU accessed a physical address",
+        help: "Give the device an IOMMU: a session knows what programs map, not where the kernel keeps it.",
     },
     Rule {
         id: "dma/no-bus-master",

@@ -153,6 +153,9 @@ fn hint(reason: FaultReason) -> Option<&'static str> {
         FaultReason::NotMaster => {
             Some("set Bus Master Enable: bit 2 of the command register, config offset 0x04")
         }
+        FaultReason::Physical => Some(
+            "give the device an IOMMU: a session knows what is mapped, not where the kernel keeps it",
+        ),
         FaultReason::Blocked => {
             Some("put the group into a container with an IOMMU, or attach the device to an IOAS")
         }

@@ -244,6 +244,7 @@ fn a_report_named_sarif_has_a_rule_for_each_reason_and_a_result_for_each_finding
         FaultReason::Revoked,
         FaultReason::Reserved,
         FaultReason::Blocked,
+        FaultReason::Physical,
         FaultReason::NotMaster,
     ];
     for reason in reasons {
@@ -273,7 +274,7 @@ fn a_report_named_sarif_has_a_rule_for_each_reason_and_a_result_for_each_finding
         assert!(result["locations"][0]["logicalLocations"].is_array());
     }
     assert_eq!(results[1]["level"], "error");
-    assert_eq!(results[6]["level"], "warning");
+    assert_eq!(results[7]["level"], "warning");
     assert_eq!(
         results[1]["message"]["text"],
         "nvme 0000:01:00.0 wrote 4096 bytes at IOVA 0x200000: against the mapping's permission; \

@@ -38,6 +38,9 @@ pub enum FaultReason {
     Reserved,
     /// The device is attached to no address space.
     Blocked,
+    /// The device stands behind no IOMMU, so that the address is a physical
+    /// one, of memory that nobody has named.
+    Physical,
     /// The function's Bus Master Enable bit is clear.
     NotMaster,
     /// It was to fail, so that its failure can be tested.
@@ -52,6 +55,9 @@ impl fmt::Display for FaultReason {
             Self::Revoked => "the memory behind the mapping is gone",
             Self::Reserved => "reserved address",
             Self::Blocked => "the device is attached to no address space",
+            Self::Physical => {
+                "a physical address: the device has no IOMMU, and what is there is unknown"
+            }
             Self::NotMaster => "bus mastering is disabled",
             Self::Injected => "injected",
         })

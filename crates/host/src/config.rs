@@ -45,6 +45,8 @@ pub struct Iommu {
     pub reserved: Vec<Reserved>,
     /// Whether it can force DMA to snoop caches.
     pub coherent: bool,
+    /// Whether its page tables can record which pages were written.
+    pub tracks_dirty: bool,
 }
 
 /// One isolation group.

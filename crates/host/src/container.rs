@@ -8,10 +8,11 @@ use iogate_dma::{Iova, Translate};
 
 use crate::emulated::{EmulatedSpace, WriteRule};
 use crate::iommufd::Failure;
+use crate::no_iommu::check_raw_io;
 use crate::state::State;
 use crate::{
-    DirtyLog, Error, ErrorKind, FileId, Group, Host, Ioas, Iommu, PinError, Pinned, Retired,
-    SpaceId, Via,
+    Caller, DirtyLog, Error, ErrorKind, FileId, Group, Host, Ioas, Iommu, PinError, Pinned,
+    Retired, SpaceId, Via,
 };
 
 /// The page size that mappings are made of at least: the processor's.
@@ -32,6 +33,8 @@ pub(crate) struct Container {
     groups: Vec<u32>,
     limit: u32,
     pub(crate) iommu: Option<Type1>,
+    /// VFIO_NOIOMMU_IOMMU is set instead.
+    pub(crate) is_without_iommu: bool,
 }
 
 /// The IOMMU driver of a container, once it is set.
@@ -98,6 +101,7 @@ impl Container {
             groups: Vec::new(),
             limit,
             iommu: None,
+            is_without_iommu: false,
         }
     }
 }
@@ -107,6 +111,7 @@ mod extension {
     pub(super) const TYPE1: u64 = 1;
     pub(super) const TYPE1_V2: u64 = 3;
     pub(super) const COHERENT: u64 = 4;
+    pub(super) const NO_IOMMU: u64 = 8;
     pub(super) const UNMAP_ALL: u64 = 9;
     pub(super) const UPDATE_VADDR: u64 = 10;
 }
@@ -118,15 +123,28 @@ impl State {
 
     pub(crate) fn has_iommu(&self, file: FileId) -> bool {
         let container = self.containers.get(&file);
-        container.is_some_and(|container| container.iommu.is_some())
+        container.is_some_and(|one| one.iommu.is_some() || one.is_without_iommu)
     }
 }
 
 impl Host {
-    /// VFIO_CHECK_EXTENSION: 1 or 0. `vfio_iommu_type1_check_extension`.
+    /// VFIO_CHECK_EXTENSION: 1 or 0, as the drivers say that could be the
+    /// container's. `vfio_container_ioctl_check_extension`,
+    /// `vfio_iommu_type1_check_extension`, `vfio_noiommu_ioctl`.
     pub fn check_extension(&self, file: FileId, id: u64) -> Result<bool, Error> {
         let mut state = self.lock();
-        let iommu = state.container(file)?.iommu.as_ref();
+        let container = state.container(file)?;
+        let (iommu, groups) = (container.iommu.as_ref(), &container.groups);
+        let without = container
+            .groups
+            .first()
+            .map(|group| self.is_without(*group));
+        if id == extension::NO_IOMMU {
+            return Ok(iommu.is_none() && without != Some(false) && self.offers_no_iommu());
+        }
+        if without == Some(true) && !groups.is_empty() {
+            return Ok(false);
+        }
         Ok(match id {
             extension::TYPE1 | extension::TYPE1_V2 | extension::UNMAP_ALL => true,
             extension::COHERENT => iommu.is_some_and(|iommu| iommu.coherent),
@@ -137,28 +155,32 @@ impl Host {
     }
 
     /// VFIO_SET_IOMMU: EINVAL without a group or if it is set already, ENODEV
-    /// if no driver knows `id`; else what attaching the groups says.
-    /// `vfio_ioctl_set_iommu`.
-    pub fn set_iommu(&self, file: FileId, id: u64) -> Result<(), Error> {
+    /// if no driver that the container may have knows `id`, EPERM for devices
+    /// without IOMMU and without CAP_SYS_RAWIO; else what attaching the groups
+    /// says. `vfio_ioctl_set_iommu`, `vfio_noiommu_open`.
+    pub fn set_iommu(&self, file: FileId, id: u64, caller: &dyn Caller) -> Result<(), Error> {
         let mut state = self.lock();
         let container = state.container(file)?;
         if container.groups.is_empty() {
             return Err(Error::invalid("the container has no group"));
         }
-        if container.iommu.is_some() {
+        if container.iommu.is_some() || container.is_without_iommu {
             return Err(Error::invalid("the container's IOMMU is set already"));
+        }
+        if container.groups.iter().any(|group| self.is_without(*group)) {
+            if id != extension::NO_IOMMU {
+                return Err(NO_DRIVER);
+            }
+            check_raw_io(caller)?;
+            container.is_without_iommu = true;
+            return Ok(());
         }
         let version = match id {
             extension::TYPE1 => Version::One,
             extension::TYPE1_V2 => Version::Two,
             // The driver says that it knows it, and then refuses to be it.
             extension::UNMAP_ALL => return Err(Error::invalid("an extension is no IOMMU type")),
-            _ => {
-                return Err(Error::new(
-                    ErrorKind::NoDevice,
-                    "no IOMMU driver of that type",
-                ));
-            }
+            _ => return Err(NO_DRIVER),
         };
         let (groups, available) = (container.groups.clone(), container.limit);
         let space = state.new_space(&self.config);
@@ -187,6 +209,36 @@ impl Host {
         }
         state.container(file)?.iommu = Some(iommu);
         Ok(())
+    }
+
+    /// Whether the device of the group with this number has no IOMMU.
+    fn is_without(&self, number: u32) -> bool {
+        let mut devices = self.config.devices.iter();
+        devices.any(|device| device.group == number && device.has_no_iommu())
+    }
+
+    /// EPERM if a group with an IOMMU and one without would be together, or
+    /// for one without, and without CAP_SYS_RAWIO.
+    /// `vfio_container_attach_group`.
+    pub(crate) fn check_company(
+        &self,
+        state: &mut State,
+        number: u32,
+        file: FileId,
+        caller: &dyn Caller,
+    ) -> Result<(), Error> {
+        let is_without = self.is_without(number);
+        if is_without {
+            check_raw_io(caller)?;
+        }
+        let mut others = state.container(file)?.groups.iter();
+        match others.any(|other| self.is_without(*other) != is_without) {
+            true => Err(Error::new(
+                ErrorKind::NotPermitted,
+                "devices with and without IOMMU cannot be in one container",
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Adds a group to a container; if its IOMMU is set, EBUSY while addresses
@@ -265,6 +317,7 @@ impl Host {
         };
         container.groups.retain(|member| *member != number);
         let groups = container.groups.clone();
+        container.is_without_iommu &= !groups.is_empty();
         if let Some(mut iommu) = container.iommu.take() {
             if let Ok(group) = state.group(number) {
                 self.attach(group, None);
@@ -356,4 +409,8 @@ pub(crate) fn release_all(state: &mut State, space: &Arc<Ioas>, retired: &mut Re
     state.spaces.remove(&space.id());
 }
 
+const NO_DRIVER: Error = Error::new(
+    ErrorKind::NoDevice,
+    "no IOMMU driver of that type for these groups",
+);
 const NO_CONTAINER: Error = Error::invalid("the container is not open");

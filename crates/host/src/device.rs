@@ -39,6 +39,8 @@ pub enum Translation {
     /// Nothing: the device is software, a mediated device, that reads and
     /// writes what an address space names by itself.
     Emulated,
+    /// Nothing: its requests carry physical addresses.
+    NoIommu,
 }
 
 impl Device {
@@ -46,12 +48,17 @@ impl Device {
     pub fn unit(&self) -> Option<&Arc<Iommu>> {
         match &self.translation {
             Translation::Unit(iommu) => Some(iommu),
-            Translation::Emulated => None,
+            Translation::Emulated | Translation::NoIommu => None,
         }
     }
 
     /// Whether it is a mediated device.
     pub fn is_emulated(&self) -> bool {
         matches!(self.translation, Translation::Emulated)
+    }
+
+    /// Whether its requests carry physical addresses.
+    pub fn has_no_iommu(&self) -> bool {
+        matches!(self.translation, Translation::NoIommu)
     }
 }

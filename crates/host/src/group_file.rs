@@ -1,8 +1,11 @@
 //! What a program does with `/dev/vfio/N`. Linux `drivers/vfio/group.c`.
 
 use crate::iommufd::Failure;
+use crate::no_iommu::check_raw_io;
 use crate::state::{File, State};
-use crate::{Error, ErrorKind, FileId, FileKind, Group, Host, Owner, Path, Presence, Retired};
+use crate::{
+    Caller, Error, ErrorKind, FileId, FileKind, Group, Host, Owner, Path, Presence, Retired,
+};
 
 /// What VFIO_GROUP_GET_STATUS says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,14 +43,17 @@ impl Host {
 
     /// VFIO_GROUP_SET_CONTAINER with a container or an iommufd: EINVAL if the
     /// group has one, EBADFD if `container` is neither. With a container, EPERM
-    /// if somebody else does DMA with the group's devices; else what attaching
-    /// to its address space says. An iommufd gets an IOAS for VFIO calls if it
-    /// has none, and claims devices when they are opened.
+    /// if somebody else does DMA with the group's devices, if devices with and
+    /// without IOMMU would be together, or for one without and without
+    /// CAP_SYS_RAWIO; else what attaching to its address space says. An iommufd
+    /// gets an IOAS for VFIO calls if it has none, and claims devices when they
+    /// are opened; for a device without IOMMU, EINVAL if it has one.
     /// `vfio_group_ioctl_set_container`, `vfio_container_attach_group`.
     pub fn set_container(
         &self,
         number: u32,
         container: Option<FileId>,
+        caller: &dyn Caller,
     ) -> Result<Retired, Failure> {
         let mut state = self.lock();
         let group = state.group(number)?;
@@ -58,7 +64,11 @@ impl Host {
         if let Some(iommufd) = container
             && self.kind(iommufd) == Some(FileKind::Iommufd)
         {
-            self.compat_ioas_create(&mut state, iommufd)?;
+            let is_without = self.has_no_iommu(group);
+            match is_without {
+                true => state.set_without_iommu(iommufd)?,
+                false => self.compat_ioas_create(&mut state, iommufd)?,
+            }
             state.group(number)?.container = Some(iommufd);
             return Ok(Retired::default());
         }
@@ -67,7 +77,9 @@ impl Host {
             ErrorKind::BadFile,
             "the descriptor is neither a container nor an iommufd",
         ))?;
-        if !self.is_emulated(group) {
+        let has_units = !self.is_emulated(group) && !self.has_no_iommu(group);
+        self.check_company(&mut state, number, container, caller)?;
+        if has_units {
             state.group(number)?.claim(Owner::Container(container))?;
         }
         let joined = self.join_container(&mut state, number, container);
@@ -102,16 +114,34 @@ impl Host {
     /// it wants. With an iommufd instead, the
     /// device is bound to it and attached to its IOAS for VFIO calls: ENODEV if
     /// that is gone, EPERM if somebody else does DMA with the group's devices.
+    /// A device without IOMMU is neither: EPERM without CAP_SYS_RAWIO or if the
+    /// iommufd has such an IOAS.
     /// `vfio_device_get_from_name`, `vfio_pci_core_match`, `vfio_df_group_open`.
-    pub fn device_file(&self, number: u32, name: &[u8]) -> Result<(FileId, Retired), Failure> {
+    pub fn device_file(
+        &self,
+        number: u32,
+        name: &[u8],
+        caller: &dyn Caller,
+    ) -> Result<(FileId, Retired), Failure> {
         let mut state = self.lock();
         let (index, token) = self.find_device(state.group(number)?, name)?;
         self.match_token(&mut state, index, token)?;
         let container = state.group(number)?.container;
         let container = container.ok_or(Error::invalid("the group was not set to a container"))?;
+        let is_without = self.device(index)?.has_no_iommu();
         let retired = if state.iommufds.contains_key(&container) {
-            self.compat_open(&mut state, container, index)?
+            match is_without {
+                true => {
+                    check_raw_io(caller)?;
+                    state.check_without_ioas(container)?;
+                    Retired::default()
+                }
+                false => self.compat_open(&mut state, container, index)?,
+            }
         } else if state.has_iommu(container) {
+            if is_without {
+                check_raw_io(caller)?;
+            }
             Retired::default()
         } else {
             return Err(Error::invalid("the container's IOMMU was not set").into());

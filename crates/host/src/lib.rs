@@ -47,6 +47,7 @@ mod kvm;
 mod ledger;
 mod logging;
 mod migration;
+mod no_iommu;
 mod observer;
 mod pages;
 mod private;

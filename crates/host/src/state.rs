@@ -11,6 +11,7 @@ use crate::container::Container;
 use crate::iommufd::{Buffer, CompatDevice, Context, Extension, OpenQueue};
 use crate::kvm::Machines;
 use crate::ledger::{Charge, Ledger, Payer};
+use crate::no_iommu::{PhysicalMemory, check_raw_io};
 use crate::private::{Piece, PrivateMemory};
 use crate::slot::Slot;
 use crate::sriov::SrIov;
@@ -134,6 +135,9 @@ impl Host {
             let group = groups.entry(device.group);
             let group = group.or_insert_with(|| Group::new(device.group, true));
             group.members.push(device.index);
+        }
+        for device in config.devices.iter().filter(|one| one.has_no_iommu()) {
+            device.attachment.set(Some(Arc::new(PhysicalMemory)));
         }
         let slots = config.devices.iter().map(Slot::new);
         Arc::new(Self {
@@ -268,8 +272,10 @@ impl Host {
         files.remove(&file)
     }
 
-    /// Opens a node.
-    pub fn open(&self, node: Node, _caller: &dyn Caller) -> Result<FileId, Error> {
+    /// Opens a node. ENODEV without it; for a group EBUSY while it is open or
+    /// a device of it is bound, EPERM for one whose device has no IOMMU without
+    /// CAP_SYS_RAWIO.
+    pub fn open(&self, node: Node, caller: &dyn Caller) -> Result<FileId, Error> {
         let mut state = self.lock();
         let enter = |kind, usable| {
             self.enter(File {
@@ -290,6 +296,9 @@ impl Host {
                     return Err(NO_GROUP);
                 }
                 let group = state.group(number)?;
+                if self.has_no_iommu(group) {
+                    check_raw_io(caller)?;
+                }
                 group.check_open()?;
                 let file = enter(FileKind::Group(number), true);
                 group.opener = Some(file);

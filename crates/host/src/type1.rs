@@ -73,16 +73,24 @@ pub struct Type1Info {
 }
 
 impl State {
-    /// The container's IOMMU: EINVAL if it was not set.
+    /// The container's IOMMU: EINVAL if it was not set, ENOTTY if it is set to
+    /// have none.
     fn type1(&mut self, file: FileId) -> Result<&mut Type1, Error> {
-        let iommu = self.container(file)?.iommu.as_mut();
+        let container = self.container(file)?;
+        if container.is_without_iommu {
+            // `vfio_noiommu_ioctl`
+            let reason = "a container without IOMMU has no mappings";
+            return Err(Error::new(ErrorKind::NoSuchCall, reason));
+        }
+        let iommu = container.iommu.as_mut();
         iommu.ok_or(Error::invalid("the container's IOMMU was not set"))
     }
 }
 
 impl Host {
     /// EINVAL unless the container's IOMMU is set: without, a container knows
-    /// none of the calls below. `vfio_fops_unl_ioctl`.
+    /// none of the calls below; ENOTTY for one of devices without IOMMU.
+    /// `vfio_fops_unl_ioctl`.
     pub fn check_type1(&self, file: FileId) -> Result<(), Error> {
         self.lock().type1(file).map(|_| ())
     }

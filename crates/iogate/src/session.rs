@@ -280,9 +280,7 @@ impl Session {
                     iommus.get(unit).cloned().map(Translation::Unit)
                 }
                 machine::Translation::Emulated => Some(Translation::Emulated),
-                machine::Translation::None => {
-                    return Err(Refusal(format!("{entry}: a device needs an IOMMU")));
-                }
+                machine::Translation::None => Some(Translation::NoIommu),
             };
             let (Driver::Vfio, Some(cdev), Some(translation)) = (&entry.driver, cdev, translation)
             else {
@@ -455,6 +453,7 @@ fn unit(index: usize, iommu: &machine::Iommu) -> Iommu {
             })
             .collect(),
         coherent: iommu.coherent,
+        tracks_dirty: iommu.dirty_tracking,
     }
 }
 

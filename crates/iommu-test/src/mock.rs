@@ -40,6 +40,7 @@ pub(crate) fn iommu() -> Iommu {
         page_sizes: !PAGE.wrapping_sub(1),
         reserved: Vec::new(),
         coherent: true,
+        tracks_dirty: true,
     }
 }
 

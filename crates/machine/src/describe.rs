@@ -176,7 +176,13 @@ fn write_iommu(out: &mut String, iommu: &Iommu) -> fmt::Result {
         let comma = if nth == 0 { "" } else { "," };
         write!(out, "{comma} {}", display_size(size))?;
     }
-    writeln!(out, "{}", if iommu.coherent { ", coherent" } else { "" })?;
+    for (has, word) in [
+        (iommu.coherent, ", coherent"),
+        (iommu.dirty_tracking, ", dirty tracking"),
+    ] {
+        write!(out, "{}", if has { word } else { "" })?;
+    }
+    writeln!(out)?;
     for reserved in &iommu.reserved {
         writeln!(out, "  {} {}", reserved.span, reserved.kind.name())?;
     }

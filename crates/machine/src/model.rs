@@ -65,6 +65,8 @@ pub struct Iommu {
     pub reserved: Vec<Reserved>,
     /// Whether it can enforce cache coherency.
     pub coherent: bool,
+    /// Whether its page tables can record which pages were written.
+    pub dirty_tracking: bool,
 }
 
 /// The driver that a function is bound to.

@@ -28,6 +28,7 @@ pub(crate) fn iommu(mut table: Table<'_, '_>) -> Option<IommuEntry> {
         "page-sizes",
         "msi-window",
         "coherency",
+        "dirty-tracking",
         "reserved",
     ]);
     let name = table.needed("name").and_then(|field| table.name(field));
@@ -52,6 +53,8 @@ pub(crate) fn iommu(mut table: Table<'_, '_>) -> Option<IommuEntry> {
         Some(field) => table.boolean(field).is_some_and(|b| b.value),
         None => true,
     };
+    let dirty_tracking = table.field("dirty-tracking");
+    let dirty_tracking = dirty_tracking.and_then(|field| table.boolean(field));
     let reserved = reserved(&mut table);
     let name = name?;
     Some(IommuEntry {
@@ -62,6 +65,7 @@ pub(crate) fn iommu(mut table: Table<'_, '_>) -> Option<IommuEntry> {
             page_sizes,
             reserved,
             coherent,
+            dirty_tracking: dirty_tracking.is_some_and(|yes| yes.value),
         },
     })
 }
@@ -76,6 +80,7 @@ pub(crate) fn default_iommu() -> Iommu {
             .into_iter()
             .collect(),
         coherent: true,
+        dirty_tracking: false,
     }
 }
 

@@ -94,9 +94,10 @@ fn join(mut directory: Vec<u8>, path: &[u8]) -> Vec<u8> {
     directory
 }
 
-/// Whether a name can be that of a node: vfio, iommu, vfioN, or N.
+/// Whether a name can be that of a node: vfio, iommu, vfioN, N or noiommu-N.
 fn can_be_node(name: &[u8]) -> bool {
     let number = name.strip_prefix(b"vfio").unwrap_or(name);
+    let number = number.strip_prefix(b"noiommu-").unwrap_or(number);
     name == b"iommu" || name == b"vfio" || {
         (1..=10).contains(&number.len()) && number.iter().all(u8::is_ascii_digit)
     }
@@ -115,7 +116,7 @@ mod tests {
 
     #[test]
     fn most_names_are_no_nodes() {
-        for name in ["vfio", "iommu", "0", "42", "vfio0", "vfio17"] {
+        for name in ["vfio", "iommu", "0", "42", "vfio0", "vfio17", "noiommu-3"] {
             assert!(can_be_node(name.as_bytes()), "{name}");
         }
         for name in ["", "null", "vfiox", "1a", "12345678901", "iommu0"] {

@@ -185,6 +185,7 @@ fn able(world: &World, file: Opened, pt: u32, features: Features) -> Result<Node
         page_sizes: !0x7ff,
         reserved: Vec::new(),
         coherent: true,
+        tracks_dirty: true,
     });
     let unit = Unit {
         features,

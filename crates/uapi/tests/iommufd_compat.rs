@@ -200,7 +200,9 @@ fn in_iommufd(world: &World, number: u32, file: Opened) -> Opened {
 
 fn device(world: &World, number: u32, index: usize) -> Result<FileId, ErrorKind> {
     let name = &world.host.config().devices[index].name;
-    let opened = world.host.device_file(number, name.as_bytes());
+    let opened = world
+        .host
+        .device_file(number, name.as_bytes(), &world.program);
     let (file, retired) = opened.map_err(|failure| failure.error.kind)?;
     finish(retired);
     Ok(file)

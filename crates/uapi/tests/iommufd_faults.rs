@@ -64,6 +64,7 @@ fn unit(asks_for_pages: bool) -> Unit {
         page_sizes: 0x1000,
         reserved: Vec::new(),
         coherent: true,
+        tracks_dirty: false,
     };
     Unit {
         features: Features {

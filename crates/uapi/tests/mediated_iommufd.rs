@@ -145,7 +145,7 @@ fn by_way_of_its_group_a_mediated_device_uses_the_ioas_for_vfio_calls() {
     let mut fd = file.fd.to_ne_bytes();
     world.call(group, 104, &mut fd).unwrap();
     let name = world.host.config().devices[MEDIATED].name.clone();
-    let opened = world.host.device_file(9, name.as_bytes());
+    let opened = world.host.device_file(9, name.as_bytes(), &world.program);
     let (device, retired) = opened.unwrap();
     assert!(retired.pages.is_empty());
     let mut map = pack!(32_u32, 3_u32, HEAP, 0x1_0000_u64, PAGE);

@@ -158,6 +158,8 @@ void kvm(void);
 void mapped(void);
 void mediated(void);
 void memory_buffer(void);
+void tracking(void);
+void physical(void);
 // What lifecycle() executes.
 void executed(int device, int container);
 

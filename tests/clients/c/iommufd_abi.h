@@ -111,4 +111,41 @@ struct iommu_hwpt_alloc {
 #define IOMMU_HWPT_ALLOC _IO(';', 0x89)
 #endif
 
+#ifndef IOMMU_HWPT_GET_DIRTY_BITMAP
+struct iommu_hw_info {
+	__u32 size;
+	__u32 flags;
+	__u32 dev_id;
+	__u32 data_len;
+	__aligned_u64 data_uptr;
+	__u32 out_data_type;
+	__u8 out_max_pasid_log2;
+	__u8 __reserved[3];
+	__aligned_u64 out_capabilities;
+};
+struct iommu_hwpt_set_dirty_tracking {
+	__u32 size;
+	__u32 flags;
+	__u32 hwpt_id;
+	__u32 __reserved;
+};
+struct iommu_hwpt_get_dirty_bitmap {
+	__u32 size;
+	__u32 hwpt_id;
+	__u32 flags;
+	__u32 __reserved;
+	__aligned_u64 iova;
+	__aligned_u64 length;
+	__aligned_u64 page_size;
+	__aligned_u64 data;
+};
+#define IOMMU_HWPT_ALLOC_DIRTY_TRACKING 2
+#define IOMMU_HW_CAP_DIRTY_TRACKING 1
+#define IOMMU_HWPT_DIRTY_TRACKING_ENABLE 1
+#define IOMMU_HWPT_GET_DIRTY_BITMAP_NO_CLEAR 1
+#define IOMMU_GET_HW_INFO _IO(';', 0x8a)
+#define IOMMU_HWPT_SET_DIRTY_TRACKING _IO(';', 0x8b)
+#define IOMMU_HWPT_GET_DIRTY_BITMAP _IO(';', 0x8c)
+#endif
+
 #endif

@@ -57,6 +57,7 @@ int main(int argc, char **argv)
 		{ "rules", rules }, { "nvme", nvme }, { "lifecycle", lifecycle },
 		{ "iommufd", iommufd }, { "hostile", hostile }, { "kvm", kvm },
 		{ "mapped", mapped }, { "mediated", mediated }, { "buffer", memory_buffer },
+		{ "tracking", tracking }, { "physical", physical },
 		{ "fault", fault }, { "hold", hold },
 	};
 	const char *name = argc > 1 ? argv[1] : "";
@@ -80,7 +81,7 @@ int main(int argc, char **argv)
 			return argc > 2 ? atoi(argv[2]) : 0;
 		}
 	}
-	fprintf(stderr, "usage: %s legacy|interrupts|dma|rules|nvme|lifecycle|iommufd|hostile|kvm|mapped|buffer|mediated\n"
+	fprintf(stderr, "usage: %s legacy|interrupts|dma|rules|nvme|lifecycle|iommufd|hostile|kvm|mapped|buffer|mediated|tracking|physical\n"
 		"       %s mode type1|type1v2|compat-group|compat-cdev|iommufd\n",
 		argv[0], argv[0]);
 	return 2;

@@ -1,12 +1,13 @@
 //! The clients tier: programs on the raw uAPI in C, on the `vfio-ioctls` crate, and our own `probe`.
 
+use std::fs;
 use std::path::Path;
 
 use super::{Case, Tier};
 use crate::place::Person;
 use crate::process::Job;
 use crate::setup::{Bench, Linkage};
-use crate::verdict::Stop;
+use crate::verdict::{About as _, Stop};
 
 /// The groups of checks that `tests/clients/c` knows.
 const C_GROUPS: [&str; 8] = [
@@ -20,8 +21,15 @@ const C_GROUPS: [&str; 8] = [
     "hostile",
 ];
 
-/// The machine of a group that is about one kind of device.
-const SPECIAL: [(&str, &[&str]); 1] = [("mediated", &["--device=edu,mediated=true"])];
+/// Groups that are about one kind of machine.
+const SPECIAL: [(&str, &str); 3] = [
+    ("mediated", "[[device]]\nmodel = 'edu'\nmediated = true\n"),
+    (
+        "tracking",
+        "[[iommu]]\nname = 'unit'\ndirty-tracking = true\n[[device]]\nmodel = 'edu'\n",
+    ),
+    ("physical", "[[device]]\nmodel = 'edu'\niommu = 'none'\n"),
+];
 
 /// A machine whose registers are mapped.
 const MAPPED: [&str; 2] = ["--device=edu,mmio=map", "--device=nvme,size=64M,mmio=map"];
@@ -59,13 +67,17 @@ pub(super) fn cases() -> Vec<Case> {
                     },
                 ));
             }
-            for (group, options) in SPECIAL {
+            for (group, machine) in SPECIAL {
                 cases.push(Case::new(
                     Tier::Clients,
                     format!("c/{group}/{word}/{person}"),
                     move |bench, log| {
                         let client = bench.c_client(linkage)?;
-                        client_run(bench, log, person, &client, &[group], options)
+                        let path = bench.place(person)?.scratch().join("machine.toml");
+                        fs::write(&path, format!("version = 1\n{machine}"))
+                            .about(path.display())?;
+                        let option = format!("--machine={}", path.display());
+                        client_run(bench, log, person, &client, &[group], &[&option])
                     },
                 ));
             }

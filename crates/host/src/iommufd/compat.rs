@@ -5,6 +5,7 @@ use iogate_dma::{Iova, Rights, Span};
 
 use super::map::{Mapped, Place};
 use super::{Context, Failure, PAGE_SIZE, Unmapped};
+use crate::no_iommu::check_raw_io;
 use crate::state::State;
 use crate::{Caller, Error, ErrorKind, FileId, Host, Pages, Retired, Via};
 
@@ -12,6 +13,7 @@ use crate::{Caller, Error, ErrorKind, FileId, Host, Pages, Retired, Via};
 const TYPE1: u64 = 1;
 const TYPE1_V2: u64 = 3;
 const COHERENT: u64 = 4;
+const NO_IOMMU: u64 = 8;
 const UNMAP_ALL: u64 = 9;
 
 /// What VFIO_IOMMU_GET_INFO says of an iommufd.
@@ -59,6 +61,7 @@ impl Host {
         let mut state = self.lock();
         match id {
             TYPE1 | TYPE1_V2 | UNMAP_ALL => Ok(true),
+            NO_IOMMU => Ok(self.offers_no_iommu()),
             COHERENT => {
                 let (context, ioas) = state.compat(file)?;
                 let domains = context.objects.ioas(ioas)?.domains.iter();
@@ -70,9 +73,26 @@ impl Host {
     }
 
     /// VFIO_SET_IOMMU: EINVAL for other types than type1, ENODEV without an
-    /// IOAS. The older type may unmap parts of mappings, so it maps by single
+    /// IOAS; for devices without IOMMU, EINVAL for other types than that and
+    /// EPERM without CAP_SYS_RAWIO. The older type may unmap parts of mappings, so it maps by single
     /// pages. Linux `iommufd_vfio_set_iommu`.
-    pub fn compat_set_iommu(&self, file: FileId, id: u64) -> Result<(), Error> {
+    pub fn compat_set_iommu(
+        &self,
+        file: FileId,
+        id: u64,
+        caller: &dyn Caller,
+    ) -> Result<(), Error> {
+        let is_without = {
+            let state = self.lock();
+            let context = state.iommufds.get(&file).ok_or(Context::NONE)?;
+            context.is_without_iommu
+        };
+        if is_without {
+            return match id {
+                NO_IOMMU => check_raw_io(caller),
+                _ => Err(Error::invalid("the iommufd is for devices without IOMMU")),
+            };
+        }
         if id != TYPE1 && id != TYPE1_V2 {
             return Err(Error::invalid("no IOMMU driver of that type"));
         }
@@ -164,10 +184,13 @@ pub(crate) struct CompatDevice {
 }
 
 impl Host {
-    /// Gives an iommufd an IOAS for VFIO calls if it has none. Linux
-    /// `iommufd_vfio_compat_ioas_create`.
+    /// Gives an iommufd an IOAS for VFIO calls if it has none: EINVAL for one of
+    /// devices without IOMMU. Linux `iommufd_vfio_compat_ioas_create`.
     pub(crate) fn compat_ioas_create(&self, state: &mut State, file: FileId) -> Result<(), Error> {
         let context = state.iommufds.get(&file).ok_or(Context::NONE)?;
+        if context.is_without_iommu {
+            return Err(Error::invalid("the iommufd is for devices without IOMMU"));
+        }
         if context.compat.is_none() {
             let ioas = self.new_ioas(state, file)?;
             let context = state.iommufds.get_mut(&file).ok_or(Context::NONE)?;
@@ -218,6 +241,30 @@ impl Host {
 }
 
 impl State {
+    /// Makes an iommufd the container of devices without IOMMU: EINVAL if it
+    /// has an IOAS for VFIO calls. Linux `iommufd_vfio_compat_set_no_iommu`.
+    pub(crate) fn set_without_iommu(&mut self, file: FileId) -> Result<(), Error> {
+        let context = self.iommufds.get_mut(&file).ok_or(Context::NONE)?;
+        if context.compat.is_some() {
+            return Err(Error::invalid("the iommufd has an IOAS for VFIO calls"));
+        }
+        context.is_without_iommu = true;
+        Ok(())
+    }
+
+    /// EPERM if the iommufd has an IOAS for VFIO calls, as if devices were to
+    /// be behind an IOMMU. Linux `vfio_df_group_open`.
+    pub(crate) fn check_without_ioas(&self, file: FileId) -> Result<(), Error> {
+        let context = self.iommufds.get(&file).ok_or(Context::NONE)?;
+        match context.compat {
+            Some(_) => Err(Error::new(
+                ErrorKind::NotPermitted,
+                "the iommufd has an IOAS for VFIO calls",
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// The iommufd and the IOAS that its VFIO calls are about: ENODEV.
     fn compat(&mut self, file: FileId) -> Result<(&mut Context, u32), Error> {
         let context = self.iommufds.get_mut(&file).ok_or(Context::NONE)?;

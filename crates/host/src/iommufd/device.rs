@@ -8,7 +8,7 @@ use super::objects::{BoundDevice, GroupKey, Object};
 use super::unit::{Unit, UnitData};
 use super::{Context, Failure};
 use crate::state::State;
-use crate::{Error, ErrorKind, FileId, Host, Owner, Retired};
+use crate::{Error, ErrorKind, FileId, Host, Owner, Retired, Translation};
 
 /// A group that has a page table.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,8 +66,11 @@ impl Host {
     /// `iommufd_device_bind`.
     pub(crate) fn bind(&self, state: &mut State, file: FileId, index: usize) -> Result<u32, Error> {
         let device = self.device(index)?;
-        let Some(iommu) = device.unit() else {
-            return self.bind_access(state, file, index);
+        let iommu = match &device.translation {
+            Translation::Unit(iommu) => iommu,
+            Translation::Emulated => return self.bind_access(state, file, index),
+            // It has no node of its own.
+            Translation::NoIommu => return Err(Error::invalid("the device has no IOMMU")),
         };
         let group = device.group;
         state.group(group)?.claim(Owner::Iommufd(file))?;

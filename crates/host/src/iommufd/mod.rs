@@ -9,8 +9,8 @@
 //! | IOMMU_IOAS_MAP_FILE | memory files that can be shared; of DMA buffers those of an [`Extension`] |
 //! | IOMMU_IOAS_CHANGE_PROCESS | whole |
 //! | IOMMU_OPTION | RLIMIT_MODE, HUGE_PAGES |
-//! | IOMMU_GET_HW_INFO | whole; units of the machine have no data of their own, dirty tracking, PASID or ATS |
-//! | IOMMU_HWPT_ALLOC | paging tables, with the flags that the unit can: those of the machine a fault queue only; else, and nested tables: EOPNOTSUPP |
+//! | IOMMU_GET_HW_INFO | whole; units of the machine have no data of their own, PASID or ATS |
+//! | IOMMU_HWPT_ALLOC | paging tables, with the flags that the unit can: those of the machine dirty tracking and a fault queue at most; else, and nested tables: EOPNOTSUPP |
 //! | IOMMU_HWPT_SET_DIRTY_TRACKING, HWPT_GET_DIRTY_BITMAP | whole; EOPNOTSUPP for a page table without dirty tracking |
 //! | IOMMU_VFIO_IOAS, the VFIO calls on an iommufd | whole, save that the older type1 cannot unmap parts of mappings |
 //! | VFIO_DEVICE_BIND_IOMMUFD, ATTACH_IOMMUFD_PT, DETACH_IOMMUFD_PT | whole, save PASID (EINVAL) and VF tokens (no device is an SR-IOV function) |
@@ -114,6 +114,8 @@ pub(crate) struct Context {
     handles: BTreeMap<User, Arc<Handle>>,
     /// The IOAS that VFIO calls are about.
     compat: Option<u32>,
+    /// It is the container of devices without IOMMU.
+    is_without_iommu: bool,
     rlimit_mode: RlimitMode,
     /// What mappings name, to find who pays.
     pages: Vec<Weak<SharedPages>>,
@@ -130,6 +132,7 @@ impl Context {
             pasids: BTreeMap::new(),
             handles: BTreeMap::new(),
             compat: None,
+            is_without_iommu: false,
             rlimit_mode: RlimitMode::default(),
             pages: Vec::new(),
         }

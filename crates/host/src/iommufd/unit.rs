@@ -48,12 +48,15 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// The unit of a device that can plain translation only.
+    /// The unit of a device of the machine.
     pub fn plain(iommu: &Arc<Iommu>) -> Self {
         Self {
             iommu: Arc::clone(iommu),
             aperture_first: Iova(0),
-            features: Features::default(),
+            features: Features {
+                tracks_dirty: iommu.tracks_dirty,
+                ..Features::default()
+            },
             data: UnitData::default(),
         }
     }

@@ -51,6 +51,7 @@ pub fn session(devices: usize, program: &str, arguments: &[&str]) -> Session {
             kind: ReservedKind::Msi,
         }],
         coherent: true,
+        tracks_dirty: false,
     });
     let mut list = Vec::new();
     let mut indices = Vec::new();

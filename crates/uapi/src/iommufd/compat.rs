@@ -95,7 +95,7 @@ pub(super) fn ioctl(call: &vfio::Call<'_>, command: u32) -> Result<Answer, Errno
             )
         }
         SET_IOMMU => {
-            let set = host.compat_set_iommu(file, call.argument);
+            let set = host.compat_set_iommu(file, call.argument, call.client);
             let result = set.map(|()| Answer::value(0));
             told!(
                 "ioctl_set_iommu",

@@ -34,7 +34,7 @@ pub(crate) fn ioctl(call: &Call<'_>, command: u32) -> Result<Answer, Errno> {
             )
         }
         SET_IOMMU => {
-            let set = call.host.set_iommu(call.file, call.argument);
+            let set = call.host.set_iommu(call.file, call.argument, call.client);
             let result = set.map(|()| Answer::value(0));
             told!(
                 "ioctl_set_iommu",

@@ -87,14 +87,14 @@ fn set_container(call: &Call<'_>, group: u32) -> Result<Answer, Errno> {
         Named::Ours(file) => Some(file),
         Named::Other => None,
     };
-    match call.host.set_container(group, container) {
+    match call.host.set_container(group, container, call.client) {
         Ok(retired) => Ok(retired.into()),
         Err(failure) => iommufd::refuse(failure),
     }
 }
 
 fn device_file(call: &Call<'_>, group: u32, name: &[u8]) -> Result<Answer, Errno> {
-    match call.host.device_file(group, name) {
+    match call.host.device_file(group, name, call.client) {
         Ok((file, retired)) => Ok(Answer {
             install: Some(file),
             after: retired.into(),

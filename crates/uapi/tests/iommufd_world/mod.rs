@@ -52,12 +52,14 @@ pub const COARSE: usize = 4;
 pub const TAKEN: usize = 5;
 /// Behind a unit with both kinds of interrupt window.
 pub const CONTRARY: usize = 6;
-/// Behind a unit whose smallest page is 2 KiB.
+/// Behind a unit whose smallest page is 2 KiB and that tracks dirty pages.
 pub const FINE: usize = 7;
 /// Behind a unit that keeps 8000-9fff for itself.
 pub const CROWDED: usize = 8;
 /// A mediated device.
 pub const MEDIATED: usize = 9;
+/// Without IOMMU.
+pub const BARE: usize = 10;
 
 /// The fields of a structure, one after the other, as bytes.
 #[macro_export]
@@ -195,6 +197,7 @@ fn unit(index: usize, bits: u32, page_sizes: u64, coherent: bool) -> Iommu {
         page_sizes,
         reserved: vec![reserved(0xfee0_0000, 0xfeef_ffff, ReservedKind::Msi)],
         coherent,
+        tracks_dirty: false,
     }
 }
 
@@ -220,6 +223,7 @@ impl World {
         let contrary = Arc::new(contrary);
         let mut fine = unit(4, 48, 0x800, true);
         fine.reserved.clear();
+        fine.tracks_dirty = true;
         let fine = Arc::new(fine);
         let mut crowded = unit(5, 48, 0x1000, true);
         crowded.reserved = vec![reserved(0x8000, 0x9fff, ReservedKind::Reserved)];
@@ -236,8 +240,8 @@ impl World {
             (&crowded, 8),
         ];
         let units = behind.map(|(iommu, group)| (Translation::Unit(Arc::clone(iommu)), group));
-        let mediated = [(Translation::Emulated, 9)];
-        let all = units.into_iter().chain(mediated).enumerate();
+        let others = [(Translation::Emulated, 9), (Translation::NoIommu, 10)];
+        let all = units.into_iter().chain(others).enumerate();
         let devices = all.map(|(index, (translation, group))| {
             let source: Source = match index {
                 MEDIATED => "ffff:00:00.0".parse().unwrap(),
@@ -265,7 +269,7 @@ impl World {
         let diary = Arc::new(Diary::default());
         let process = Arc::new(Process::default());
         let violations = Arc::new(AtomicUsize::new(0));
-        let groups = (1..=9).map(|number| GroupConfig {
+        let groups = (1..=10).map(|number| GroupConfig {
             number,
             viable: number != 5,
         });
@@ -558,6 +562,11 @@ impl World {
         let mut ports = self.ports.lock().unwrap();
         let port = self.port(&mut ports, index);
         port.write(Iova(iova), &[byte]).is_ok()
+    }
+
+    /// A worker of any device.
+    pub fn participant(&self) -> iogate_dma::Participant {
+        self.gate.join()
     }
 
     /// A port of the device for a thread of its own.

@@ -183,7 +183,7 @@ impl Caller for Program {
         *self.memlock.lock().unwrap()
     }
     fn has_raw_io(&self) -> bool {
-        false
+        *self.privileged.lock().unwrap()
     }
     fn has_sys_resource(&self) -> bool {
         *self.privileged.lock().unwrap()

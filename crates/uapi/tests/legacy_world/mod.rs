@@ -48,16 +48,19 @@ pub const NARROW: usize = 4;
 pub const TWIN: usize = 5;
 /// A mediated device.
 pub const MEDIATED: usize = 7;
+/// Without IOMMU.
+pub const BARE: usize = 8;
 
 pub fn group_of(device: usize) -> u32 {
     match device {
         6 => 15,
         MEDIATED => 16,
+        BARE => 17,
         _ => 10 + u32::try_from(device).unwrap(),
     }
 }
 
-pub const NAMES: [&str; 8] = [
+pub const NAMES: [&str; 9] = [
     "0000:01:00.0",
     "0000:01:00.1",
     "0000:00:03.0",
@@ -66,6 +69,7 @@ pub const NAMES: [&str; 8] = [
     "0000:04:00.0",
     "0000:04:00.1",
     "83b8f4f2-509f-4c5e-9a3d-2f1b1c0de001",
+    "0000:05:00.0",
 ];
 
 /// The fields of a structure, one after the other, as bytes.
@@ -139,6 +143,7 @@ impl World {
                 },
             ],
             coherent: true,
+            tracks_dirty: true,
         });
         let narrow = Arc::new(Iommu {
             index: 1,
@@ -149,6 +154,7 @@ impl World {
                 kind: ReservedKind::SoftwareMsi,
             }],
             coherent: false,
+            tracks_dirty: false,
         });
         let mut probes = Vec::new();
         let mut devices = Vec::new();
@@ -169,12 +175,13 @@ impl World {
                 attachment: Arc::new(Attachment::new()),
                 translation: match index {
                     MEDIATED => Translation::Emulated,
+                    BARE => Translation::NoIommu,
                     NARROW => Translation::Unit(narrow.clone()),
                     _ => Translation::Unit(wide.clone()),
                 },
             }));
         }
-        let groups = (10..=16).map(|number| GroupConfig {
+        let groups = (10..=17).map(|number| GroupConfig {
             number,
             viable: number != group_of(TAKEN),
         });

@@ -1,7 +1,7 @@
 //! A program: memory in pages, descriptors, credentials.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use iogate_dma::{Memory, MemoryError, Rights, Width};
@@ -45,6 +45,8 @@ pub struct Program {
     /// Bytes that may be locked; 0 for any number.
     pub memlock: AtomicU64,
     thread: AtomicU32,
+    /// Whether it has CAP_SYS_RAWIO.
+    pub has_raw_io: AtomicBool,
 }
 
 struct Watching {
@@ -73,6 +75,7 @@ impl Program {
             address_space: AtomicU64::new(1),
             memlock: AtomicU64::new(0),
             thread: AtomicU32::new(4711),
+            has_raw_io: AtomicBool::new(false),
         };
         for page in 0..16 {
             program.give(ARGUMENT + page * PAGE, true);
@@ -190,7 +193,7 @@ impl Caller for Program {
         }
     }
     fn has_raw_io(&self) -> bool {
-        false
+        self.has_raw_io.load(Ordering::SeqCst)
     }
 }
 
