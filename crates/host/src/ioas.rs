@@ -45,6 +45,20 @@ impl Mapping {
         }
     }
 
+    /// Keeps the first `length` bytes: the mapping of the rest. Both keep what
+    /// is pinned for the whole until both are gone.
+    fn split(&mut self, length: u64) -> Self {
+        let mut rest = Self::new(Arc::clone(&self.pages), self.offset.saturating_add(length));
+        rest.is_address_valid = self.is_address_valid;
+        rest.revoked = self.revoked;
+        if let Some(pinned) = self.pinned.take() {
+            let (first, second) = crate::part::split(pinned, length);
+            self.pinned = Some(first);
+            rest.pinned = Some(second);
+        }
+        rest
+    }
+
     /// Whether devices reach the pages.
     pub fn is_pinned(&self) -> bool {
         self.pinned.is_some()
@@ -250,6 +264,47 @@ impl Ioas {
             // The tables are at their limit: it cannot stand any longer.
             let (via, by) = (Via::Release, None);
             self.observer.unmapped(self.id, span, via, by);
+        }
+    }
+
+    /// Cuts the area that contains `at` in two, of which the second starts
+    /// there; without one nothing happens. Devices see no change.
+    pub(crate) fn split(
+        &self,
+        private: &mut PrivateMemory,
+        at: Iova,
+        (via, by): (Via, Option<Actor>),
+    ) -> Result<(), MapError> {
+        let mut cut = None;
+        self.space.split(at, |area| {
+            self.cut_pieces(private, area, at);
+            cut = Some((area.span, area.rights));
+            area.payload.split(at.0.saturating_sub(area.span.first().0))
+        })?;
+        if let Some((whole, rights)) = cut {
+            self.observer.unmapped(self.id, whole, via, by);
+            let before = at.0.checked_sub(1).map(Iova);
+            let first = before.and_then(|last| Span::new(whole.first(), last));
+            for part in [first, Span::new(at, whole.last())].into_iter().flatten() {
+                self.observer.mapped(self.id, part, rights, via, by);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the index knows of the area's private memory lies on one side of
+    /// `at` each.
+    fn cut_pieces(&self, private: &mut PrivateMemory, area: &Area<Mapping>, at: Iova) {
+        for piece in pieces(self.id, area) {
+            let last = piece.first.saturating_add(piece.span.last_offset());
+            for left in private.overlapping(piece.owner, piece.first, last) {
+                let is_own = left.space == self.id && area.span.encloses(&left.span);
+                if let Some((first, second)) = left.cut(at).filter(|_| is_own) {
+                    private.remove(left);
+                    private.insert(first);
+                    private.insert(second);
+                }
+            }
         }
     }
 

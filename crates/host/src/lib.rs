@@ -50,6 +50,7 @@ mod migration;
 mod no_iommu;
 mod observer;
 mod pages;
+mod part;
 mod private;
 mod reset;
 mod retired;

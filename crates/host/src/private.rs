@@ -22,6 +22,29 @@ pub struct Piece {
 }
 
 impl Piece {
+    /// What of it lies before `at` and what from there on; `None` unless both
+    /// is something.
+    pub(crate) fn cut(self, at: Iova) -> Option<(Self, Self)> {
+        let before = at.0.checked_sub(1).map(Iova)?;
+        let first = Span::new(self.span.first(), before)?;
+        let second = Span::new(at, self.span.last())?;
+        let skipped =
+            at.0.checked_sub(self.span.first().0)
+                .filter(|bytes| *bytes > 0)?;
+        let rest = Self {
+            first: self.first.saturating_add(skipped),
+            span: second,
+            ..self
+        };
+        Some((
+            Self {
+                span: first,
+                ..self
+            },
+            rest,
+        ))
+    }
+
     fn last(&self) -> u64 {
         self.first.saturating_add(self.span.last_offset())
     }

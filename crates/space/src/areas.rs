@@ -1,6 +1,6 @@
 //! The areas, by a small number that stands in the radix for each.
 
-use iogate_dma::{Rights, Span};
+use iogate_dma::{Iova, Rights, Span};
 
 /// One mapping as user space made it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,6 +64,29 @@ impl<T> Areas<T> {
             }
             None => self.entries.push(Some(area)),
         }
+    }
+
+    /// Gives the bytes of area `id` from `at` on, which is not its first, to a
+    /// new area under the number that [`next_id`](Self::next_id) said.
+    pub(crate) fn split(&mut self, id: AreaId, at: Iova, divide: impl FnOnce(&mut Area<T>) -> T) {
+        let Some(area) = self.get_mut(id) else {
+            return;
+        };
+        let before = at.0.checked_sub(1).map(Iova);
+        let first = before.and_then(|last| Span::new(area.span.first(), last));
+        let second = Span::new(at, area.span.last());
+        let (Some(first), Some(second)) = (first, second) else {
+            return;
+        };
+        let payload = divide(area);
+        area.span = first;
+        let rights = area.rights;
+        self.bytes = self.bytes.wrapping_sub(bytes(&second));
+        self.insert(Area {
+            span: second,
+            rights,
+            payload,
+        });
     }
 
     pub(crate) fn remove(&mut self, id: AreaId) -> Option<Area<T>> {

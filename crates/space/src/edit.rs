@@ -168,6 +168,39 @@ impl Edit<'_> {
         self.restate_in(areas, root, first, last, state)
     }
 
+    /// Gives the bytes of one area from `span`'s first on, up to its last, to
+    /// the area `id`: readers see no change. On [`Full`] nothing has changed.
+    pub(crate) fn give(&mut self, span: Span, id: AreaId) -> Result<(), Full> {
+        let first = span.first().0;
+        while let Some(spot) = Spot::find(self.table, self.books, first)
+            && spot.first != first
+        {
+            let Root { level, node } = spot.at;
+            let slot = self.table.slot(level, node, spot.place).ok_or(Full)?;
+            let now = slot.read();
+            self.split(spot.at, spot.place, spot.owner, now)
+                .ok_or(Full)?;
+        }
+        if let Some(root) = self.table.root() {
+            self.give_in(root, first, span.last().0, id);
+        }
+        Ok(())
+    }
+
+    fn give_in(&mut self, at: Root, first: u64, last: u64, id: AreaId) {
+        let Root { level, node } = at;
+        let (mut from, to) = (place(level, first), place(level, last));
+        while let Some((place, owner)) = self.books.next_used(level, node, from, to) {
+            from = place.wrapping_add(1);
+            if owner != CHILD {
+                self.books.set_owner(level, node, place, id);
+            } else if let Some(below) = self.child_root(at, place) {
+                let part = Part::new(level, place, first, last);
+                self.give_in(below, part.first, part.last, id);
+            }
+        }
+    }
+
     /// A root that reaches `last`.
     fn grow(&mut self, last: u64) -> Result<Root, Full> {
         let Some(mut root) = self.table.root() else {

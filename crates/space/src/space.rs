@@ -179,6 +179,15 @@ impl<T> AddressSpace<T> {
         self.writer().unmap(&self.table, first)
     }
 
+    /// Cuts the area that contains `at` in two, of which the second starts
+    /// there; without one, and where one starts there, nothing happens. Readers
+    /// see no change. `divide` gets the area as it was and says what the second
+    /// keeps; the space is locked meanwhile. With the tables at their limit
+    /// nothing has changed.
+    pub fn split(&self, at: Iova, divide: impl FnOnce(&mut Area<T>) -> T) -> Result<(), MapError> {
+        self.writer().split(&self.table, at, divide)
+    }
+
     /// The area that contains `iova`.
     pub fn area_at(&self, iova: Iova) -> Option<(Span, Rights)> {
         self.with_area(iova, |area| (area.span, area.rights))
@@ -313,6 +322,28 @@ impl<T> Writer<T> {
             search.from = search.from.min(freed);
         }
         self.areas.remove(id)
+    }
+
+    fn split(
+        &mut self,
+        table: &Table,
+        at: Iova,
+        divide: impl FnOnce(&mut Area<T>) -> T,
+    ) -> Result<(), MapError> {
+        let Some(area) = self.at(table, at).and_then(|id| self.areas.get(id)) else {
+            return Ok(());
+        };
+        let (first, last) = (area.span.first(), area.span.last());
+        let Some(second) = Span::new(at, last).filter(|_| first < at) else {
+            return Ok(());
+        };
+        let old = self.at(table, at).unwrap_or(NONE);
+        let new = self.areas.next_id().ok_or(MapError::Full)?;
+        let books = &mut self.books;
+        let given = Edit { table, books }.give(second, new);
+        given.map_err(|_| MapError::Full)?;
+        self.areas.split(old, at, divide);
+        Ok(())
     }
 
     /// Whether areas have all of `span`.

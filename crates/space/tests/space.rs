@@ -108,3 +108,46 @@ fn usable_is_what_no_one_reserves_in_as_few_spans_as_can_be() {
     assert_eq!(space.usable(), [span(0, 0x47ff), high]);
     assert!(space.is_reserved(page(0x4000)) && !space.is_reserved(page(0x3000)));
 }
+
+#[test]
+fn an_area_that_is_cut_says_the_same_and_its_halves_go_apart() {
+    let gate = Arc::new(Gate::new());
+    let space = AddressSpace::new(Arc::clone(&gate));
+    let mut worker = gate.join();
+    // Large enough for slots of 2 MiB and more, at an odd place.
+    let whole = Span::with_length(Iova(0x12_3000), 0x4000_0000).unwrap();
+    space.map(whole, Rights::READ, 1).unwrap();
+    let segment = Segment {
+        length: 0x4000_0000,
+        output: 0x9_0000_0000,
+    };
+    space.fill(whole.first(), &[segment]).unwrap();
+    let output = |worker: &mut iogate_dma::Participant, at: u64| {
+        let guard = worker.enter();
+        let span = Span::with_length(Iova(at), 1).unwrap();
+        let hit = space.lookup(&guard, span, Access::Read);
+        hit.ok().map(|hit| hit.output)
+    };
+    let cuts = [0x12_4000, 0x20_0000, 0x3f21_f000, 0x4012_2000];
+    for (number, at) in (2..).zip(cuts) {
+        space.split(Iova(at), |_| number).unwrap();
+        for probe in [0x12_3000, at - 1, at, at + 1, 0x4012_2fff] {
+            let expected = 0x9_0000_0000 + (probe - 0x12_3000);
+            assert_eq!(output(&mut worker, probe), Some(expected), "{probe:#x}");
+        }
+        let (span, _) = space.area_at(Iova(at)).unwrap();
+        assert_eq!((span.first(), span.last()), (Iova(at), whole.last()));
+        let payload = space.with_area(Iova(at), |area| area.payload);
+        assert_eq!(payload, Some(number));
+    }
+    assert_eq!((space.area_count(), space.mapped_bytes()), (5, 0x4000_0000));
+    let part = space.unmap(Iova(0x20_0000)).unwrap();
+    assert_eq!(part.span.last(), Iova(0x3f21_efff));
+    assert_eq!(output(&mut worker, 0x20_0000), None);
+    assert_eq!(output(&mut worker, 0x1f_ffff), Some(0x9_000d_cfff));
+    assert_eq!(output(&mut worker, 0x3f21_f000), Some(0x9_3f0f_c000));
+    // Where an area starts, and where none is, there is nothing to cut.
+    space.split(Iova(0x3f21_f000), |_| 9).unwrap();
+    space.split(Iova(0x5000_0000), |_| 9).unwrap();
+    assert_eq!(space.area_count(), 4);
+}

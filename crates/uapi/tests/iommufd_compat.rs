@@ -143,6 +143,58 @@ fn the_older_type_maps_by_single_pages() {
     assert_eq!(world.option(file, (1, 1), ioas, 3), Ok(0));
 }
 
+/// drivers/iommu/iommufd/io_pagetable.c, iopt_cut_iova, iopt_area_split.
+#[test]
+fn the_older_type_unmaps_any_pages_of_a_mapping_and_devices_keep_the_others() {
+    let world = World::new();
+    let (file, _) = with_device(&world, ALONE);
+    assert_eq!(world.raw(file, SET_IOMMU, TYPE1), Ok(0));
+    assert_eq!(map(&world, file, 3, 0x1_0000, 16 * PAGE), Ok(0));
+    for page in 0..16 {
+        let at = 0x1_0000 + page * PAGE;
+        assert!(world.dma_write(ALONE, at, page as u8 + 1));
+    }
+    let at = |page: u64| 0x1_0000 + page * PAGE;
+    let invalid = Err(Errno::EINVAL);
+    assert_eq!(unmap(&world, file, 0, at(4) + 0x800, PAGE), invalid);
+    assert_eq!(unmap(&world, file, 0, at(4), 2 * PAGE), Ok(2 * PAGE));
+    assert_eq!(unmap(&world, file, 0, at(0), PAGE), Ok(PAGE));
+    assert_eq!(unmap(&world, file, 0, at(15), PAGE), Ok(PAGE));
+    for page in 0..16 {
+        let gone = [0, 4, 5, 15].contains(&page);
+        let expected = (!gone).then_some(page as u8 + 1);
+        assert_eq!(world.dma_read(ALONE, at(page)), expected, "{page}");
+    }
+    // Memory that the program takes away behind one part is that part's loss.
+    world.take(HEAP + 7 * PAGE);
+    assert_eq!(world.dma_read(ALONE, at(7)), None);
+    assert_eq!(unmap(&world, file, 0, at(6), PAGE), Ok(PAGE));
+    assert_eq!(world.dma_read(ALONE, at(7)), None);
+    assert_eq!(world.dma_read(ALONE, at(8)), Some(9));
+    world.take(HEAP + 9 * PAGE);
+    assert_eq!(world.dma_read(ALONE, at(9)), None);
+    assert_eq!(unmap(&world, file, 0, at(0), 16 * PAGE), Ok(11 * PAGE));
+    assert_eq!(world.pinned_frames(), 0);
+    assert_eq!(unmap(&world, file, 0, at(0), 16 * PAGE), Ok(0));
+}
+
+/// drivers/iommu/iommufd/io_pagetable.c, iopt_area_split.
+#[test]
+fn a_mapping_with_pages_that_an_access_pinned_is_not_cut() {
+    let world = World::new();
+    let (file, ioas) = with_device(&world, ALONE);
+    assert_eq!(world.raw(file, SET_IOMMU, TYPE1), Ok(0));
+    assert_eq!(map(&world, file, 3, 0x1_0000, 4 * PAGE), Ok(0));
+    let mode = iogate_host::iommufd::AccessMode::Pins;
+    let access = world.host.access_create(file.file, ioas, mode).unwrap();
+    let span = iogate_dma::Span::with_length(iogate_dma::Iova(0x1_0000), PAGE).unwrap();
+    let rights = iogate_dma::Rights::READ;
+    let pinned = world.host.access_pin(access, span, rights).unwrap().id;
+    assert_eq!(unmap(&world, file, 0, 0x1_0000, PAGE), Err(Errno::EINVAL));
+    finish(world.host.access_unpin(access, pinned).unwrap());
+    assert_eq!(unmap(&world, file, 0, 0x1_0000, PAGE), Ok(PAGE));
+}
+
 /// drivers/iommu/iommufd/vfio_compat.c, iommufd_vfio_cc_iommu.
 #[test]
 fn coherency_is_that_of_every_page_table() {

@@ -83,6 +83,12 @@ impl Users {
         pages
     }
 
+    /// Whether something in `span` is pinned.
+    pub(super) fn pin_in(&self, span: Span) -> bool {
+        let mut pins = self.0.values().flat_map(|user| user.pins.entries.values());
+        pins.any(|(pinned, _)| pinned.overlaps(&span))
+    }
+
     /// All that is pinned.
     pub(super) fn pages(&self) -> impl Iterator<Item = &dyn Pinned> {
         let pins = self.0.values().flat_map(|user| user.pins.entries.values());

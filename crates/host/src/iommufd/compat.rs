@@ -144,8 +144,8 @@ impl Host {
     }
 
     /// VFIO_IOMMU_UNMAP_DMA: of everything by `None`. That nothing was mapped
-    /// is no error; a mapping that lies only partly in `span` is ENOENT.
-    /// ENODEV. Linux `iommufd_vfio_unmap_dma`.
+    /// is no error; a mapping that lies only partly in `span` is ENOENT, unless
+    /// the older type asked for single pages: then it is cut. ENODEV; as a cut. Linux `iommufd_vfio_unmap_dma`.
     pub fn compat_unmap(
         &self,
         file: FileId,
@@ -159,6 +159,9 @@ impl Host {
         let ioas = context.objects.ioas_mut(ioas)?;
         let mut retired = Retired::default();
         let how = (Via::UnmapDma, Some(caller.actor()));
+        if let Some(span) = span.filter(|_| !ioas.huge_pages) {
+            ioas.cut(&mut state.private, span, how)?;
+        }
         let span = span.unwrap_or(Span::whole());
         let is_empty = ioas.space.space().area_in(span).is_none();
         let (bytes, outcome) = match is_empty {

@@ -298,6 +298,59 @@ impl IoasObject {
             .ok_or(Error::new(ErrorKind::NoSpace, "no IOVA is free"))
     }
 
+    /// Cuts the areas that hold the ends of `span`, its last before its first.
+    /// EINVAL between whole pages and where an access has pinned something,
+    /// EOPNOTSUPP for a device's own memory. Linux `iopt_cut_iova`,
+    /// `iopt_area_split`.
+    pub(super) fn cut(
+        &self,
+        private: &mut PrivateMemory,
+        span: Span,
+        how: (Via, Option<Actor>),
+    ) -> Result<(), Error> {
+        let ends = [span.last().checked_add(1), Some(span.first())];
+        let mut cuts = ends.into_iter().flatten();
+        cuts.try_for_each(|at| self.split(private, at, how))
+    }
+
+    fn split(
+        &self,
+        private: &mut PrivateMemory,
+        at: Iova,
+        how: (Via, Option<Actor>),
+    ) -> Result<(), Error> {
+        let space = self.space.space();
+        let area = space.with_area(at, |area| {
+            let skipped = at.0.saturating_sub(area.span.first().0);
+            let start = area.payload.pages.start();
+            let start = start.wrapping_add(area.payload.offset);
+            let start = start.wrapping_add(skipped);
+            (area.span, start, area.payload.pages.is_memory())
+        });
+        let Some((area, start, is_memory)) = area.filter(|(area, ..)| area.first() < at) else {
+            return Ok(());
+        };
+        if !is_memory {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "a mapping of a device's own memory cannot be cut",
+            ));
+        }
+        if !self.is_aligned(at.0) || !self.is_aligned(start % PAGE_SIZE) {
+            return Err(Error::invalid("the mapping would be cut between pages"));
+        }
+        if self.users.pin_in(area) {
+            return Err(Error::invalid("an access has pinned pages of the mapping"));
+        }
+        let cut = self.space.split(private, at, how);
+        cut.map_err(|_| {
+            Error::new(
+                ErrorKind::NoMemory,
+                "the translation tables have reached their limit",
+            )
+        })
+    }
+
     /// Removes all areas in `span`; one that it cuts ends it with ENOENT. Says
     /// how many bytes went. Accesses let go of what they hold first. Linux
     /// `iopt_unmap_iova_range`, `iommufd_access_notify_unmap`.

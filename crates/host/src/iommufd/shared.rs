@@ -5,9 +5,9 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use iogate_dma::Rights;
-use iogate_space::Segment;
 
 use crate::ledger::{Charge, Ledger};
+use crate::part::{Part, part_of};
 use crate::{Caller, HostConfig, Memlock, MemlockMode, Pages, Payer, PinError, Pinned};
 
 /// Against whose limit pinned memory counts. IOMMU_OPTION_RLIMIT_MODE.
@@ -130,7 +130,7 @@ impl Pages for SharedPages {
         let known = pins.iter().filter_map(Weak::upgrade);
         let mut fitting = known.filter(|pin| pin.covers(offset, length, rights));
         if let Some(pin) = fitting.next() {
-            return Ok(Box::new(Share::new(pin, offset, length)));
+            return Ok(Box::new(share(pin, offset, length)));
         }
         let account = *self.account.lock().unwrap_or_else(PoisonError::into_inner);
         let charge = self.charge(account, length)?;
@@ -142,7 +142,7 @@ impl Pages for SharedPages {
             charge: Mutex::new(charge),
         });
         pins.push(Arc::downgrade(&pin));
-        Ok(Box::new(Share::new(pin, offset, length)))
+        Ok(Box::new(share(pin, offset, length)))
     }
 
     fn start(&self) -> u64 {
@@ -198,61 +198,17 @@ impl std::fmt::Debug for Pin {
     }
 }
 
-/// One mapping's part of a pin.
-struct Share {
-    _pin: Arc<Pin>,
-    segments: Vec<Segment>,
-    private: Vec<(u64, u64)>,
-}
-
-impl Share {
-    /// The `length` bytes at `offset` of the pages, which `pin` covers.
-    fn new(pin: Arc<Pin>, offset: u64, length: u64) -> Self {
-        let skip = offset.saturating_sub(pin.offset);
-        let mut segments = Vec::new();
-        let mut at = 0_u64;
-        for segment in pin.pinned.segments() {
-            if let Some((from, length)) = cut((at, segment.length), (skip, length)) {
-                let into = from.saturating_sub(at);
-                let output = segment.output.saturating_add(into);
-                segments.push(Segment { length, output });
-            }
-            at = at.saturating_add(segment.length);
-        }
-        let private = pin.pinned.private().iter();
-        let private = private
-            .filter_map(|&part| cut(part, (skip, length)))
-            .map(|(from, length)| (from.saturating_sub(skip), length))
-            .collect();
-        Self {
-            _pin: pin,
-            segments,
-            private,
-        }
-    }
-}
-
-impl Pinned for Share {
-    fn segments(&self) -> &[Segment] {
-        &self.segments
-    }
-
-    fn private(&self) -> &[(u64, u64)] {
-        &self.private
-    }
-}
-
-/// The part of `range` that lies in `window`, both as (start, length).
-fn cut(range: (u64, u64), window: (u64, u64)) -> Option<(u64, u64)> {
-    let first = range.0.max(window.0);
-    let end = range.0.saturating_add(range.1);
-    let end = end.min(window.0.saturating_add(window.1));
-    let length = end.checked_sub(first).filter(|length| *length > 0)?;
-    Some((first, length))
+/// One mapping's part of a pin: the `length` bytes at `offset` of the pages.
+fn share(pin: Arc<Pin>, offset: u64, length: u64) -> Part<Arc<Pin>> {
+    let skip = offset.saturating_sub(pin.offset);
+    let (segments, private) = part_of(&*pin.pinned, skip, length);
+    Part::new(pin, segments, private)
 }
 
 #[cfg(test)]
 mod tests {
+    use iogate_space::Segment;
+
     use super::*;
 
     #[derive(Debug)]
