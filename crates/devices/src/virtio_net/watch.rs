@@ -10,8 +10,9 @@
 const LOOKS: u16 = 256;
 /// After so many watches in vain there are none for a while.
 const IN_VAIN: u16 = 4;
-/// Notified batches of packets until the next try.
-const PAUSE: u16 = 256;
+/// Notified batches of packets until the next try. A try where the driver shares
+/// the processor may cost a time slice.
+const PAUSE: u16 = 4096;
 
 /// What came of the last watches over a queue.
 #[derive(Default)]
@@ -36,7 +37,7 @@ impl Watch {
 
     /// The watch has found something.
     pub(super) fn found(&mut self) {
-        self.in_vain = 0;
+        self.in_vain = self.in_vain.saturating_sub(1);
     }
 
     /// The watch has found nothing.
