@@ -149,7 +149,11 @@ impl<'a> Calling<'a> {
     /// A number for a new descriptor, at which it will be known. `None` if there
     /// is none for sure: then any will do.
     pub(crate) fn free_number(&self) -> Option<u32> {
-        self.thread().free_number(|number| self.spares(number))
+        let leave_free = |number| {
+            let mut changes = self.changes.borrow_mut();
+            changes.leave_free(number, self.call.thread)
+        };
+        self.thread().free_number(leave_free)
     }
 
     /// Looks which file descriptor `fd` names.

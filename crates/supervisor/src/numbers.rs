@@ -10,7 +10,8 @@
 //! moment.
 //!
 //! What a program does by `io_uring` is not seen, so that nothing is relied upon
-//! in a session that has set one up.
+//! in a session that has set one up. Files are handed out at these numbers all
+//! the same: a ring closes any number, but opens only the lowest that is free.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -60,6 +61,8 @@ pub(crate) struct Changes {
     by_thread: HashMap<u32, Change>,
     /// Whether changes happen that are not noticed.
     unseen: bool,
+    /// Whether files may be closed unnoticed, but none put at our numbers.
+    closed_unseen: bool,
 }
 
 struct Change {
@@ -94,14 +97,21 @@ impl Changes {
         }
     }
 
-    /// From now on changes happen that are not noticed.
+    /// From now on files are closed, and opened at the lowest free numbers,
+    /// without being noticed.
     pub(crate) fn are_unseen(&mut self) {
-        self.unseen = true;
+        self.closed_unseen = true;
     }
 
     /// Whether no change of `number` to thread `id`, which waits in a noticed
     /// call, can happen before it is noticed.
     pub(crate) fn spare(&mut self, number: i32, id: u32) -> bool {
+        !self.closed_unseen && self.leave_free(number, id)
+    }
+
+    /// Whether thread `id`, which waits in a noticed call and has nothing at
+    /// `number`, cannot get anything there before it is noticed.
+    pub(crate) fn leave_free(&mut self, number: i32, id: u32) -> bool {
         if self.unseen {
             return false;
         }
@@ -167,6 +177,7 @@ mod tests {
             Changes {
                 by_thread: HashMap::from([(own, Change { thread, numbers })]),
                 unseen: false,
+                closed_unseen: false,
             }
         };
         std::thread::spawn(move || {
@@ -179,7 +190,7 @@ mod tests {
             assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
             assert!(changes.spare(900, id()));
             changes.are_unseen();
-            assert!(!changes.spare(900, id()));
+            assert!(!changes.spare(900, id()) && changes.leave_free(900, id()));
         })
         .join()
         .unwrap();
@@ -211,6 +222,7 @@ mod tests {
                     },
                 )]),
                 unseen: false,
+                closed_unseen: false,
             };
             let own = rustix::thread::gettid().as_raw_pid().cast_unsigned();
             assert!(changes.spare(900, own));

@@ -22,7 +22,7 @@ const LONG_LIMIT: u64 = 200;
 
 /// Class codes: mass storage, non-volatile memory, NVM Express; network, Ethernet.
 const NVME: &str = "0x010802";
-const ETHERNET: &str = "0x020000";
+pub(super) const ETHERNET: &str = "0x020000";
 
 /// What executes the guest.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ enum Accelerator {
 
 /// Which of QEMU's back ends opens the device.
 #[derive(Clone, Copy)]
-enum Backend {
+pub(super) enum Backend {
     Legacy,
     Iommufd,
 }
@@ -259,7 +259,7 @@ fn linux_drives_both(
 }
 
 /// Waits for what the guest says, but not longer than it runs.
-fn await_words(qemu: &mut Started<'_>, words: &str) -> Result<(), Stop> {
+pub(super) fn await_words(qemu: &mut Started<'_>, words: &str) -> Result<(), Stop> {
     // What QEMU says when the machine's KVM cannot execute the guest: it then stands still.
     let broken = "KVM internal error";
     while qemu.is_running() {
@@ -292,7 +292,7 @@ fn kvm_is_there() -> Result<(), Stop> {
 }
 
 /// QEMU's control connection. QEMU: docs/interop/qmp-spec.
-struct Monitor {
+pub(super) struct Monitor {
     stream: UnixStream,
     lines: std::io::Lines<BufReader<UnixStream>>,
     /// Events that came before they were asked for.
@@ -300,7 +300,7 @@ struct Monitor {
 }
 
 impl Monitor {
-    fn connect(path: &Path) -> Result<Self, Stop> {
+    pub(super) fn connect(path: &Path) -> Result<Self, Stop> {
         let stream = UnixStream::connect(path).about(path.display())?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         let lines = BufReader::new(stream.try_clone()?).lines();
@@ -322,7 +322,7 @@ impl Monitor {
     }
 
     /// Sends a command and waits for its answer.
-    fn execute(&mut self, command: &str) -> Result<(), Stop> {
+    pub(super) fn execute(&mut self, command: &str) -> Result<(), Stop> {
         writeln!(self.stream, "{command}").about("QEMU's control connection")?;
         loop {
             let line = self.line()?;
@@ -337,7 +337,7 @@ impl Monitor {
     }
 
     /// Waits for an event with both words.
-    fn event(&mut self, name: &str, about: &str) -> Result<(), Stop> {
+    pub(super) fn event(&mut self, name: &str, about: &str) -> Result<(), Stop> {
         let wanted = |line: &String| line.contains(name) && line.contains(about);
         while !self.events.iter().any(wanted) {
             let line = self.line()?;
@@ -348,7 +348,7 @@ impl Monitor {
 }
 
 /// Where the machine has its device of a class, found as a program would.
-fn address(
+pub(super) fn address(
     iogate: &Path,
     log: &Path,
     place: &Place,

@@ -4,6 +4,7 @@ mod clients;
 mod command;
 mod dpdk;
 mod guests;
+mod migration;
 mod unit;
 
 use std::fmt;
@@ -78,6 +79,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(command::cases());
     cases.extend(dpdk::cases());
     cases.extend(guests::cases());
+    cases.extend(migration::cases());
     cases
 }
 
