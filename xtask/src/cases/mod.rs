@@ -94,4 +94,19 @@ mod tests {
         let names: HashSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
         assert_eq!(names.len(), cases.len());
     }
+
+    #[test]
+    fn every_case_stands_in_the_readme_of_the_tests() {
+        let readme = include_str!("../../../tests/README.md");
+        for case in all() {
+            // A family is said once: the name, or as much of it as stands before a slash.
+            let told = case
+                .name
+                .match_indices('/')
+                .map(|(end, _)| &case.name[..end])
+                .chain([case.name.as_str()])
+                .any(|name| readme.contains(&format!("`{name}`")));
+            assert!(told, "tests/README.md says nothing of {}", case.name);
+        }
+    }
 }
