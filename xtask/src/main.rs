@@ -3,6 +3,7 @@
 
 mod apt;
 mod cases;
+mod environment;
 mod guest;
 mod huge_pages;
 mod options;

@@ -1,6 +1,7 @@
 //! Where cases run, and as whom: a directory that the person can enter, with copies of the programs.
 //! It is removed at the end, also after a failure or Ctrl-C.
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::fmt;
 use std::fs;
@@ -9,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::environment::Environment;
 use crate::process::User;
 use crate::verdict::{About as _, Stop};
 
@@ -40,6 +42,9 @@ impl fmt::Display for Person {
 /// A person's directory.
 pub(crate) struct Place {
     directory: PathBuf,
+    person: Person,
+    /// What surrounds what is run here from now on.
+    pub(crate) environment: Cell<Option<Environment>>,
     /// The user to become; none when the person is who runs us.
     pub(crate) user: Option<User>,
 }
@@ -69,7 +74,12 @@ impl Place {
                 )
             })?;
         let directory = parent.join(format!("iogate-test-{}-{person}", std::process::id()));
-        let place = Self { directory, user };
+        let place = Self {
+            directory,
+            person,
+            environment: Cell::default(),
+            user,
+        };
         let make = |path: &Path, mode| {
             fs::DirBuilder::new()
                 .mode(mode)
@@ -129,6 +139,9 @@ impl Place {
             .env("XDG_RUNTIME_DIR", self.scratch())
             // `cargo run` adds directories of its own, which the programs must not find libraries in.
             .env_remove("LD_LIBRARY_PATH");
+        if let Some(environment) = self.environment.get() {
+            environment.surround(&mut command, self.person);
+        }
         command
     }
 }

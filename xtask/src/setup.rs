@@ -8,6 +8,7 @@ use std::process::Command;
 use std::rc::Rc;
 
 use crate::apt::{Set, Tree};
+use crate::environment::Environment;
 use crate::guest::Kit;
 use crate::place::{Person, Place};
 use crate::process::Job;
@@ -32,6 +33,8 @@ pub(crate) struct Bench {
     pub(crate) counted: Cell<Option<(u64, u64)>>,
     /// What was made, and the cases, with the seconds that each took by itself.
     pub(crate) took: RefCell<Vec<(String, f32)>>,
+    /// What surrounds the running case, if it is not only the machine.
+    pub(crate) environment: Cell<Option<Environment>>,
     iogate: Once<PathBuf>,
     c_clients: [Once<PathBuf>; 2],
     rust_client: Once<PathBuf>,
@@ -48,6 +51,7 @@ impl Bench {
             progress,
             counted: Cell::default(),
             took: RefCell::default(),
+            environment: Cell::default(),
             iogate: OnceCell::new(),
             c_clients: Default::default(),
             rust_client: OnceCell::new(),
@@ -191,7 +195,7 @@ impl Bench {
             Person::Ordinary => 1,
         };
         let iogate = self.iogate()?;
-        self.once(&self.places[slot], &format!("prepare {person}"), |log| {
+        let place = self.once(&self.places[slot], &format!("prepare {person}"), |log| {
             let place = Place::new(person)?;
             let mut doctor = place.command(&place.program(&iogate)?);
             doctor.arg("doctor");
@@ -202,13 +206,15 @@ impl Bench {
             let why = ended
                 .log
                 .lines()
-                .find(|line| !line.is_empty() && !line.ends_with("ok") && !line.starts_with("ok"))
+                .find(|line| line.starts_with("MISSING"))
                 .unwrap_or("no message");
             Err(Stop::not_run(
                 format!("iogate doctor: {} ({})", why.trim(), ended.how()),
                 "do what `iogate doctor` says",
             ))
-        })
+        })?;
+        place.environment.set(self.environment.get());
+        Ok(place)
     }
 
     /// `iogate` in a person's place.

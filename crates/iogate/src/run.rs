@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 
 use iogate_checker::Checker;
 use iogate_inject::Injection;
-use iogate_supervisor::{StartError, Status, Unmapping};
+use iogate_supervisor::{StartError, Status, Unmapping, User};
 use iogate_sysfs::HostPci;
 use serde_json::{Value, json};
 
@@ -63,6 +63,9 @@ pub(crate) struct Options {
     /// Show the machine's own PCI devices and groups too
     #[arg(long)]
     host_pci: bool,
+    /// Run the program as this user, who owns the session's files; for root
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
     /// Whether the program's munmap and the like are noticed
     #[arg(long, value_name = "SWITCH", default_value = "on")]
     unmap_watch: Switch,
@@ -99,6 +102,7 @@ impl Options {
             && self.injections.is_empty()
             && !self.iommu_test
             && !self.host_pci
+            && self.user.is_none()
     }
 }
 
@@ -135,11 +139,17 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         ));
     }
     let files = (options.trace_file.as_deref(), options.timeline.as_deref());
-    let timeline = match trace::start(&options.traces, files.0, files.1) {
+    let user = options.user.as_deref().map(User::find).transpose();
+    let user = match user {
+        Ok(user) => user,
+        Err(error) => return refuse(format!("--user: {error}")),
+    };
+    let start = || trace::start(&options.traces, files.0, files.1);
+    let timeline = match owned_by(user.as_ref(), start) {
         Ok(timeline) => timeline,
         Err(error) => return refuse(format!("cannot write the trace: {error}")),
     };
-    match supervise(options, program, arguments, timeline.as_deref()) {
+    match supervise(options, user, program, arguments, timeline.as_deref()) {
         Ok(code) => code,
         Err(refusal) => refuse(refusal),
     }
@@ -165,8 +175,17 @@ fn become_program(program: &OsString, arguments: &[OsString]) -> ExitCode {
     })
 }
 
+/// Does `make`: the files that it makes are the user's.
+fn owned_by<T>(user: Option<&User>, make: impl FnOnce() -> T) -> T {
+    match user {
+        Some(user) => user.owning(make),
+        None => make(),
+    }
+}
+
 fn supervise(
     options: &Options,
+    user: Option<User>,
     program: &OsString,
     arguments: &[OsString],
     timeline: Option<&Timeline>,
@@ -184,6 +203,7 @@ fn supervise(
     let program = session::Command {
         name: program.clone(),
         arguments: arguments.to_vec(),
+        user: user.clone(),
         unmapping: match options.unmap_watch {
             Switch::On => Unmapping::Noticed,
             Switch::Off => Unmapping::Unseen,
@@ -205,6 +225,7 @@ fn supervise(
                 let status = json!({ "broken": why });
                 write_report(
                     options,
+                    user.as_ref(),
                     &session.checker,
                     injection.as_deref(),
                     status,
@@ -220,6 +241,7 @@ fn supervise(
     };
     write_report(
         options,
+        user.as_ref(),
         &session.checker,
         injection.as_deref(),
         status,
@@ -259,6 +281,7 @@ fn cannot_write(path: &Path, error: &io::Error) -> Refusal {
 /// Prints what the checker found, and writes it if a report is wanted.
 fn write_report(
     options: &Options,
+    user: Option<&User>,
     checker: &Checker,
     injection: Option<&Injection>,
     status: Value,
@@ -276,8 +299,7 @@ fn write_report(
     report.set("process", json!(process));
     report.set("status", status);
     match &options.report {
-        Some(path) => report
-            .write(path, process)
+        Some(path) => owned_by(user, || report.write(path, process))
             .map(drop)
             .map_err(|error| cannot_write(path, &error)),
         None => Ok(()),

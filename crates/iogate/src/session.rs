@@ -23,7 +23,7 @@ use iogate_iommu_test::TestInterface;
 use iogate_machine::{self as machine, Driver, Machine};
 use iogate_memory::ClientMemory;
 use iogate_pci::Function;
-use iogate_supervisor::Unmapping;
+use iogate_supervisor::{Unmapping, User};
 use iogate_sysfs::{HostPci, NodeKind, Settings};
 
 use self::scene::Scene;
@@ -396,6 +396,7 @@ impl Session {
             host_pci,
             nodes: self.nodes(machine),
             attributes: scene.attributes(),
+            user: program.user,
             program: program.name,
             arguments: program.arguments,
             exe,
@@ -429,6 +430,8 @@ impl Session {
 pub(crate) struct Command {
     pub(crate) name: OsString,
     pub(crate) arguments: Vec<OsString>,
+    /// Who runs it, if not who runs us.
+    pub(crate) user: Option<User>,
     pub(crate) unmapping: Unmapping,
 }
 

@@ -79,8 +79,7 @@ impl Writable {
 
     /// The file of this kind that a descriptor of the client names.
     pub(crate) fn find(&self, client: &Calling<'_>, fd: i32) -> Option<File> {
-        let opened = client.thread().duplicate(fd).ok()?;
-        self.by_inode.get(&Inode::of(&opened).ok()?).cloned()
+        self.by_inode.get(&client.inode(fd)?).cloned()
     }
 
     /// Does a write, as soon as those before it are done, and answers it.
@@ -105,7 +104,11 @@ impl Writable {
         let mut state = self.lock();
         while let Some(mut write) = state.writes.pop_front() {
             let stored = uapi::store_attribute(&core.host, write.file.attribute, &write.text);
-            let shown = state.presented.show((self.tree)());
+            let tree = (self.tree)();
+            if let Some(paths) = &core.paths {
+                paths.show(&tree);
+            }
+            let shown = state.presented.show(tree);
             let restored = state.presented.restore(&write.file.path);
             if let Err(error) = shown.and(restored) {
                 say(&format!("cannot show in /sys what has changed: {error}"));

@@ -1,6 +1,7 @@
 //! The calling thread as the uAPI sees it: memory, descriptors, credentials.
 
 use std::cell::RefCell;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::listener::{Call, Listener, OnExec};
 use crate::numbers::{Changes, is_reserved};
 use crate::pages::{FilePages, ProcessPages};
 use crate::shared::is_in_memory;
-use crate::thread::{Inode, Status, Thread, Threads, see};
+use crate::thread::{Descriptors, Inode, Seen, Status, Thread, Threads, see};
 
 const IPC_LOCK: u64 = 1 << 14;
 const SYS_RAWIO: u64 = 1 << 17;
@@ -116,6 +117,38 @@ impl<'a> Calling<'a> {
         }
     }
 
+    /// What descriptor `fd` names, by what `/proc` shows.
+    pub(crate) fn look(&self, fd: i32) -> Result<Seen, Errno> {
+        match self.thread().look(fd) {
+            Err(Errno::EBADF) if fd >= 0 && self.renew() => self.thread().look(fd),
+            seen => seen,
+        }
+    }
+
+    /// The inode that descriptor `fd` names.
+    pub(crate) fn inode(&self, fd: i32) -> Option<Inode> {
+        let thread = self.thread();
+        match thread.descriptors() {
+            Descriptors::Duplicated => Inode::of(thread.duplicate(fd).ok()?).ok(),
+            Descriptors::Shown => Some(thread.look(fd).ok()?.inode),
+        }
+    }
+
+    /// As [`file`](Self::file), where descriptors are only shown.
+    fn shown_file(&self, fd: i32) -> Result<Option<FileId>, Errno> {
+        let seen = match self.look(fd) {
+            Err(Errno::EACCES | Errno::EPERM) => return Ok(None),
+            seen => seen?,
+        };
+        if let Some(file) = self.core.shown_file(seen.inode, &self.thread(), fd) {
+            return Ok(Some(file));
+        }
+        match self.core.nodes.node(seen, &self.thread()) {
+            Some(node) => self.replace(fd, node, None).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// The file that descriptor `fd` names, `None` if it is none of ours. A
     /// node that was opened unseen becomes a file now.
     pub(crate) fn file(&self, fd: i32) -> Result<Option<FileId>, Errno> {
@@ -158,6 +191,9 @@ impl<'a> Calling<'a> {
 
     /// Looks which file descriptor `fd` names.
     fn identify(&self, fd: i32) -> Result<Option<FileId>, Errno> {
+        if self.thread().descriptors() == Descriptors::Shown {
+            return self.shown_file(fd);
+        }
         let opened = match self.duplicate(fd) {
             // Whom we may not look at holds no file of ours.
             Err(Errno::EACCES | Errno::EPERM) => return Ok(None),
@@ -169,16 +205,18 @@ impl<'a> Calling<'a> {
         }
         let seen = see(&opened, "").map_err(errno)?;
         match self.core.nodes.node(seen, &self.thread()) {
-            Some(node) => self.replace(fd, node, opened).map(Some),
+            Some(node) => self.replace(fd, node, Some(opened)).map(Some),
             None => Ok(None),
         }
     }
 
     /// Makes descriptor `fd`, a node as the kernel opened it (`placeholder`),
     /// name a file of ours. Duplicates that were made before come to name the
-    /// same file.
-    fn replace(&self, fd: i32, node: Node, placeholder: OwnedFd) -> Result<FileId, Errno> {
-        let known = self.core.instead_of(node, &placeholder);
+    /// same file, where it can be had.
+    fn replace(&self, fd: i32, node: Node, placeholder: Option<OwnedFd>) -> Result<FileId, Errno> {
+        let known = placeholder
+            .as_ref()
+            .and_then(|placeholder| self.core.instead_of(node, placeholder));
         let file = match known {
             Some(file) => file,
             None => {
@@ -191,7 +229,7 @@ impl<'a> Calling<'a> {
                 self.core.discard(file);
             }
         })?;
-        if known.is_none() {
+        if let (None, Some(placeholder)) = (known, placeholder) {
             self.core.set_placeholder(file, node, placeholder);
         }
         let target = u32::try_from(fd).map_err(|_| Errno::EBADF)?;
@@ -205,6 +243,33 @@ impl<'a> Calling<'a> {
             )
             .map_err(errno)?;
         Ok(file)
+    }
+
+    /// The number of the thread.
+    pub(crate) fn number(&self) -> u32 {
+        self.call.thread
+    }
+
+    /// The file of ours that descriptor `fd` names, as far as that is known.
+    pub(crate) fn known(&self, fd: i32) -> Option<FileId> {
+        let inode = self.look(fd).ok()?.inode;
+        self.core.shown_file(inode, &self.thread(), fd)
+    }
+
+    /// What the kernel shows as a link of the thread in `/proc`.
+    pub(crate) fn own_link(&self, name: &str) -> io::Result<Vec<u8>> {
+        let link = self.thread().own_link(name);
+        match link {
+            // The thread that was looked at may be gone.
+            Err(_) if self.renew() => self.thread().own_link(name),
+            link => link,
+        }
+    }
+
+    /// Whether the thread may open what this process may.
+    pub(crate) fn has_our_rights(&self) -> bool {
+        let ours = rustix::process::geteuid().as_raw();
+        self.status().is_some_and(|status| status.files == ours)
     }
 
     fn status(&self) -> Option<Status> {
@@ -286,7 +351,8 @@ impl Client for Calling<'_> {
     }
 
     fn eventfd(&self, fd: i32) -> Result<Arc<dyn Signal>, Errno> {
-        Ok(Arc::new(Eventfd::of(&self.thread(), fd)?))
+        let made = &self.core.eventfds;
+        Ok(Arc::new(Eventfd::of(&self.thread(), fd, made)?))
     }
 
     fn pages(&self, address: u64, _length: u64) -> Arc<dyn Pages> {
@@ -298,7 +364,10 @@ impl Client for Calling<'_> {
     }
 
     fn file_pages(&self, fd: i32, offset: u64, _length: u64) -> Result<Arc<dyn Pages>, Errno> {
-        let file = self.thread().duplicate(fd)?;
+        let file = match self.thread().descriptors() {
+            Descriptors::Duplicated => self.thread().duplicate(fd)?,
+            Descriptors::Shown => self.thread().reopen(fd)?,
+        };
         if !is_in_memory(&file) {
             return Err(Errno::EINVAL);
         }
@@ -319,7 +388,7 @@ impl Client for Calling<'_> {
     }
 
     fn watch(&self, fd: i32, event: Event) -> Result<Box<dyn Watch>, Errno> {
-        let eventfd = Eventfd::of(&self.thread(), fd)?;
+        let eventfd = Eventfd::of(&self.thread(), fd, &self.core.eventfds)?;
         self.core.watcher.add_eventfd(eventfd, event).map_err(errno)
     }
 }

@@ -13,12 +13,14 @@ use iogate_uapi::{After, Errno};
 
 use crate::alarm::Alarm;
 use crate::attributes::Writable;
+use crate::eventfds::Eventfds;
 use crate::events;
 use crate::held::Held;
 use crate::nodes::Nodes;
 use crate::object::{self, Lock, Made, Proof};
 use crate::pages::Ledger;
-use crate::thread::Inode;
+use crate::paths::Paths;
+use crate::thread::{Descriptors, Inode, Thread};
 use crate::watch::{Happened, Watcher};
 use crate::worker::Workers;
 
@@ -37,6 +39,10 @@ pub(crate) struct Core {
     pub(crate) nodes: Nodes,
     /// Files in `/sys` whose writes do something.
     pub(crate) writable: Option<Writable>,
+    pub(crate) descriptors: Descriptors,
+    pub(crate) eventfds: Eventfds,
+    /// Where path calls are answered, since the program has no view of its own.
+    pub(crate) paths: Option<Paths>,
     pub(crate) ledger: Ledger,
     /// Counts the calls that were noticed because they change mappings.
     pub(crate) remapped: AtomicU64,
@@ -44,6 +50,14 @@ pub(crate) struct Core {
     /// Held while files are closed, so that a call sees a close either not
     /// begun or done.
     closing: Mutex<()>,
+}
+
+/// What the program finds, and how it is looked at.
+pub(crate) struct Sight {
+    pub(crate) nodes: Nodes,
+    pub(crate) writable: Option<Writable>,
+    pub(crate) descriptors: Descriptors,
+    pub(crate) paths: Option<Paths>,
 }
 
 /// What is left to be done when a change has been made.
@@ -106,9 +120,14 @@ impl Core {
         memory: Arc<ClientMemory>,
         workers: Workers,
         alarm: Alarm,
-        nodes: Nodes,
-        writable: Option<Writable>,
+        sight: Sight,
     ) -> io::Result<Self> {
+        let Sight {
+            nodes,
+            writable,
+            descriptors,
+            paths,
+        } = sight;
         Ok(Self {
             host,
             watcher: Arc::new(Watcher::new()?),
@@ -116,6 +135,9 @@ impl Core {
             alarm,
             nodes,
             writable,
+            descriptors,
+            eventfds: Eventfds::default(),
+            paths,
             ledger: Ledger {
                 memory,
                 files: Arc::default(),
@@ -154,6 +176,11 @@ impl Core {
     /// The file that the client's open file `open`, of `inode`, is.
     pub(crate) fn file(&self, inode: Inode, open: impl AsFd) -> Option<FileId> {
         lock(&self.held).file(inode, open)
+    }
+
+    /// The same of what descriptor `fd` of `thread` shows.
+    pub(crate) fn shown_file(&self, inode: Inode, thread: &Thread, fd: i32) -> Option<FileId> {
+        lock(&self.held).file_locking(inode, || thread.locked_byte(fd))
     }
 
     /// The device file whose mapping is of `inode`. If there are several, they

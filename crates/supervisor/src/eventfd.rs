@@ -9,7 +9,8 @@ use iogate_uapi::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::ReadWriteFlags;
 
-use crate::thread::{Thread, link_of};
+use crate::eventfds::Eventfds;
+use crate::thread::{Descriptors, Thread, link_of};
 
 /// How often a signal that failed is tried again.
 const TRIES: usize = 16;
@@ -20,8 +21,13 @@ pub(crate) struct Eventfd(OwnedFd);
 
 impl Eventfd {
     /// The eventfd that `fd` of `thread` names: EBADF if it is not open,
-    /// EINVAL if it is no eventfd.
-    pub(crate) fn of(thread: &Thread, fd: i32) -> Result<Self, Errno> {
+    /// EINVAL if it is no eventfd, or one that cannot be had: where descriptors
+    /// are only shown, those that are not `made` here.
+    pub(crate) fn of(thread: &Thread, fd: i32, made: &Eventfds) -> Result<Self, Errno> {
+        if thread.descriptors() == Descriptors::Shown {
+            thread.look(fd)?;
+            return made.find(thread, fd).map(Self).ok_or(Errno::EINVAL);
+        }
         let file = thread.duplicate(fd)?;
         // Asked of the duplicate: the client may put another file in its place.
         if link_of(&file).is_ok_and(|link| link == b"anon_inode:[eventfd]") {
@@ -77,7 +83,7 @@ mod tests {
     #[test]
     fn a_signal_arrives_once_and_never_waits() {
         let theirs = rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap();
-        let eventfd = Eventfd::of(&own(), theirs.as_raw_fd()).unwrap();
+        let eventfd = Eventfd::of(&own(), theirs.as_raw_fd(), &Eventfds::default()).unwrap();
         assert!(!eventfd.take());
         eventfd.signal();
         assert!(eventfd.take() && !eventfd.take());
@@ -89,11 +95,11 @@ mod tests {
     #[test]
     fn what_is_no_eventfd_is_refused() {
         let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        let thread = own();
+        let (thread, none) = (own(), Eventfds::default());
         assert_eq!(
-            Eventfd::of(&thread, one.as_raw_fd()).unwrap_err(),
+            Eventfd::of(&thread, one.as_raw_fd(), &none).unwrap_err(),
             Errno::EINVAL
         );
-        assert_eq!(Eventfd::of(&thread, 9999).unwrap_err(), Errno::EBADF);
+        assert_eq!(Eventfd::of(&thread, 9999, &none).unwrap_err(), Errno::EBADF);
     }
 }

@@ -68,6 +68,27 @@ pub(crate) enum ShortWrites {
 /// number in any form that the kernel takes (`0x0010` and a line feed).
 pub(crate) const SHORT_WRITE: u32 = 7;
 
+/// What is noticed beside what every session needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Extent {
+    pub(crate) unmapping: Unmapping,
+    pub(crate) short_writes: ShortWrites,
+    /// Whether calls that name a path are.
+    pub(crate) paths: bool,
+    /// Whether eventfd(2) is.
+    pub(crate) eventfds: bool,
+}
+
+impl Extent {
+    /// No more than that.
+    pub(crate) const LEAST: Self = Self {
+        unmapping: Unmapping::Unseen,
+        short_writes: ShortWrites::Unseen,
+        paths: false,
+        eventfds: false,
+    };
+}
+
 /// A filter, ready to be installed.
 pub(crate) struct Filter(Vec<sock_filter>);
 
@@ -107,7 +128,8 @@ fn notify_if(k: u32) -> [sock_filter; 2] {
 }
 
 impl Filter {
-    pub(crate) fn new(unmapping: Unmapping, short_writes: ShortWrites) -> Self {
+    pub(crate) fn new(extent: Extent) -> Self {
+        let (unmapping, short_writes) = (extent.unmapping, extent.short_writes);
         let mut filter = Self(vec![statement(LOAD, OFFSET_ARCH)]);
         // Descriptors can be changed by the other tables too, and by those who
         // have never heard of VFIO.
@@ -159,10 +181,20 @@ impl Filter {
         }
         filter.call(libc::SYS_mmap, &mmap);
 
-        filter.call(libc::SYS_open, &read_write(1));
-        filter.call(libc::SYS_openat, &read_write(2));
-        // The flags of these stand in memory, which a filter cannot see.
-        filter.call(libc::SYS_openat2, &[statement(RETURN, NOTIFY)]);
+        if extent.paths {
+            for number in crate::paths::NOTICED {
+                filter.call(number, &[statement(RETURN, NOTIFY)]);
+            }
+        } else {
+            filter.call(libc::SYS_open, &read_write(1));
+            filter.call(libc::SYS_openat, &read_write(2));
+            // The flags of these stand in memory, which a filter cannot see.
+            filter.call(libc::SYS_openat2, &[statement(RETURN, NOTIFY)]);
+        }
+        if extent.eventfds {
+            filter.call(libc::SYS_eventfd, &[statement(RETURN, NOTIFY)]);
+            filter.call(libc::SYS_eventfd2, &[statement(RETURN, NOTIFY)]);
+        }
 
         if unmapping == Unmapping::Noticed {
             let mut madvise = vec![low(2)];
@@ -413,7 +445,10 @@ mod tests {
     }
 
     fn noticed(unmapping: Unmapping, number: c_long, arguments: [u64; 6]) -> bool {
-        let filter = Filter::new(unmapping, ShortWrites::Unseen);
+        let filter = Filter::new(Extent {
+            unmapping,
+            ..Extent::LEAST
+        });
         verdict(&filter, AUDIT_ARCH_X86_64, number, arguments) == NOTIFY
     }
 
@@ -502,7 +537,10 @@ mod tests {
 
     #[test]
     fn short_writes_are_noticed_when_asked_for() {
-        let filter = Filter::new(Unmapping::Unseen, ShortWrites::Noticed);
+        let filter = Filter::new(Extent {
+            short_writes: ShortWrites::Noticed,
+            ..Extent::LEAST
+        });
         for (length, is_noticed) in [
             (0, false),
             (1, true),
@@ -521,8 +559,27 @@ mod tests {
     }
 
     #[test]
+    fn paths_and_eventfds_are_noticed_when_asked_for() {
+        let both = Filter::new(Extent {
+            paths: true,
+            eventfds: true,
+            ..Extent::LEAST
+        });
+        let eventfds = [libc::SYS_eventfd, libc::SYS_eventfd2];
+        for number in crate::paths::NOTICED.into_iter().chain(eventfds) {
+            assert_eq!(verdict(&both, AUDIT_ARCH_X86_64, number, [0; 6]), NOTIFY);
+            let alone = noticed(Unmapping::Noticed, number, [0; 6]);
+            assert_eq!(alone, number == libc::SYS_openat2, "{number}");
+        }
+    }
+
+    #[test]
     fn other_tables_of_system_calls_pass() {
-        let filter = Filter::new(Unmapping::Noticed, ShortWrites::Noticed);
+        let filter = Filter::new(Extent {
+            unmapping: Unmapping::Noticed,
+            short_writes: ShortWrites::Noticed,
+            ..Extent::LEAST
+        });
         let arguments = [3, 0x3b64, 0, 0, 0, 0];
         assert_eq!(verdict(&filter, AUDIT_ARCH_I386, 54, arguments), ALLOW);
         let x32 = libc::SYS_ioctl + c_long::from(X32);
@@ -531,7 +588,7 @@ mod tests {
 
     #[test]
     fn changes_of_reserved_numbers_are_noticed_in_every_table() {
-        let filter = Filter::new(Unmapping::Unseen, ShortWrites::Unseen);
+        let filter = Filter::new(Extent::LEAST);
         let x32 = i32::try_from(X32).unwrap();
         let tables = [
             (AUDIT_ARCH_X86_64, NATIVE),

@@ -13,6 +13,7 @@ use crate::control::{Control, Word};
 use crate::filter::Filter;
 use crate::process;
 use crate::signals::{self, Inherited, Signals};
+use crate::user::User;
 
 /// The program to start, in the form that exec takes.
 pub(crate) struct Program {
@@ -47,6 +48,8 @@ pub(crate) struct Orders<'a> {
     /// The line between supervisor and program, until it runs.
     pub(crate) start: Control,
     pub(crate) program: &'a Program,
+    /// Who the program's process becomes.
+    pub(crate) user: Option<&'a User>,
     pub(crate) filter: &'a Filter,
     pub(crate) inherited: &'a Inherited,
 }
@@ -74,11 +77,18 @@ impl Failed {
 }
 
 /// The life of the guardian, which ends in an exit. `enter` moves it into the
-/// namespaces and returns the mount ids of the nodes.
-pub(crate) fn guard(orders: Orders<'_>, enter: impl FnOnce() -> Result<Vec<u64>, Failed>) -> ! {
+/// namespaces and returns the mount ids of the nodes; `leave` is done when no
+/// process is left.
+pub(crate) fn guard(
+    orders: Orders<'_>,
+    enter: impl FnOnce() -> Result<Vec<u64>, Failed>,
+    leave: impl FnOnce(),
+) -> ! {
     signals::block_all();
     outlive();
-    if let Err(failed) = prepare_and_start(&orders, enter) {
+    let done = prepare_and_start(&orders, enter);
+    leave();
+    if let Err(failed) = done {
         failed.send(&orders.control);
         exit(125);
     }
@@ -171,6 +181,10 @@ fn watch(control: &Control, signals: &Signals, program: u32) {
 /// may be a noticed call, which nobody would answer.
 fn be_program(orders: &Orders<'_>) -> ! {
     let start = &orders.start;
+    if let Some(Err(failed)) = orders.user.map(User::become_it) {
+        failed.send(start);
+        exit(125);
+    }
     let mut arguments: Vec<_> = orders
         .program
         .arguments

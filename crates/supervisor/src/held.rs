@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use iogate_host::{FileId, Node};
 
-use crate::object::Proof;
+use crate::object::{Lock, Proof};
 use crate::thread::Inode;
 
 /// One thing of the client's that names a file of ours.
@@ -42,6 +42,20 @@ impl Held {
 
     /// The file that the client's open file `open`, of `inode`, is.
     pub(crate) fn file(&self, inode: Inode, open: impl AsFd) -> Option<FileId> {
+        self.file_by(inode, |lock| lock.is_of(&open))
+    }
+
+    /// The file that the client's open file of `inode` is, which has a lock on
+    /// this byte of it.
+    pub(crate) fn file_locking(
+        &self,
+        inode: Inode,
+        byte: impl Fn() -> Option<i64>,
+    ) -> Option<FileId> {
+        self.file_by(inode, |lock| byte() == Some(lock.byte))
+    }
+
+    fn file_by(&self, inode: Inode, is_own: impl Fn(&Lock) -> bool) -> Option<FileId> {
         let ends = self.by_inode.get(&inode)?;
         let mut ends = ends.iter().filter_map(|end| self.ends.get(end));
         let first = ends.next()?;
@@ -51,7 +65,7 @@ impl Held {
         }
         let mut all = std::iter::once(first).chain(rest);
         let own = all.find(|end| match &end.proof {
-            Proof::Lock(lock) => lock.is_of(&open),
+            Proof::Lock(lock) => is_own(lock),
             Proof::Peer(_) => true,
         });
         own.map(|end| end.file)
@@ -148,23 +162,23 @@ impl Held {
     }
 }
 
-/// Whether two descriptors of ours share one open file. kcmp(2); where that is
-/// missing they count as different.
+/// Whether two descriptors of ours share one open file: F_DUPFD_QUERY of
+/// fcntl(2) (Linux 6.10), or kcmp(2), which container engines forbid. Where
+/// both are missing they count as different.
 fn is_same_open_file(one: impl AsFd, other: impl AsFd) -> bool {
     use std::os::fd::AsRawFd;
     const FILE: i32 = 0;
+    const DUPFD_QUERY: i32 = 1027;
+    let (first, second) = (one.as_fd().as_raw_fd(), other.as_fd().as_raw_fd());
+    // SAFETY: this command takes a plain number.
+    match unsafe { libc::fcntl(first, DUPFD_QUERY, second) } {
+        0 => return false,
+        1 => return true,
+        _ => {}
+    }
     let own = std::process::id();
     // SAFETY: the arguments of kcmp are plain numbers.
-    let order = unsafe {
-        libc::syscall(
-            libc::SYS_kcmp,
-            own,
-            own,
-            FILE,
-            one.as_fd().as_raw_fd(),
-            other.as_fd().as_raw_fd(),
-        )
-    };
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, own, own, FILE, first, second) };
     order == 0
 }
 

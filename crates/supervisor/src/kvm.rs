@@ -8,8 +8,14 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::event::EventfdFlags;
+
+use crate::client_process::ClientProcess;
+
+/// What KVM's link of such a device is.
+pub(crate) const LINK: &[u8] = b"anon_inode:kvm-vfio";
 
 /// Open files by the bytes that they have locked.
 pub(crate) struct Machines {
@@ -17,6 +23,9 @@ pub(crate) struct Machines {
     neutral: OwnedFd,
     known: Vec<u64>,
     next: u64,
+    /// Those that cannot be locked, since their descriptors are only shown: by
+    /// process and descriptor, with their numbers.
+    shown: Vec<(Arc<ClientProcess>, i32, u64)>,
 }
 
 /// Bytes tried when others, of other sessions, are locked.
@@ -27,8 +36,38 @@ impl Machines {
         Ok(Self {
             neutral: rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?,
             known: Vec::new(),
+            shown: Vec::new(),
             next: u64::from(std::process::id()) << 31,
         })
+    }
+
+    /// The number of what descriptor `fd` of `process` shows, a device of this
+    /// kind. One that is closed and made anew under the same number counts as
+    /// the same. Tells `closed` of the numbers whose descriptors are none now.
+    pub(crate) fn number_shown(
+        &mut self,
+        process: &Arc<ClientProcess>,
+        fd: i32,
+        mut closed: impl FnMut(u64),
+    ) -> u64 {
+        self.shown.retain(|(process, fd, number)| {
+            let link = format!("fd/{fd}");
+            let link = rustix::fs::readlinkat(process.directory(), link.as_str(), Vec::new());
+            let is_open = link.is_ok_and(|link| link.as_bytes() == LINK);
+            if !is_open {
+                closed(*number);
+            }
+            is_open
+        });
+        let mut shown = self.shown.iter();
+        let known = shown.find(|(of, at, _)| (of.space(), *at) == (process.space(), fd));
+        if let Some((_, _, number)) = known {
+            return *number;
+        }
+        let number = self.next;
+        self.next = number.wrapping_add(1);
+        self.shown.push((Arc::clone(process), fd, number));
+        number
     }
 
     /// The number of the open file `file`. Tells `closed` of the numbers whose

@@ -1,7 +1,7 @@
 //! An unmodified program under a supervisor: its VFIO, iommufd and KVM-VFIO
 //! calls are taken by seccomp user notification and answered by
 //! `iogate-uapi`; it finds the nodes and the PCI functions in a mount namespace
-//! of its own.
+//! of its own or, where none can be had, by having its path calls answered too.
 //!
 //! Three processes make a session. The *supervisor*, which calls [`run`], stays
 //! outside of the namespaces and answers; the *guardian*, its child, builds
@@ -12,11 +12,11 @@
 //! |---|---|
 //! | what is noticed | `filter`, `listener`, `receive` |
 //! | who calls | `thread`, `client_process`, `client`, `numbers`, `open`, `unmapping` |
-//! | what it holds | `object`, `held`, `kvm`, `core`, `watch`, `eventfd` |
+//! | what it holds | `object`, `held`, `kvm`, `core`, `watch`, `eventfd`, `eventfds` |
 //! | its memory | `pages`, `shared` |
 //! | mapped registers | `mmio` |
-//! | what it sees | `namespace`, `nodes`; what changes of it: `presented`, `attributes` |
-//! | processes | `run`, `guardian`, `control`, `process`, `signals`, `alarm`, `worker` |
+//! | what it sees | `namespace`, `nodes`; or `paths`; what changes of it: `presented`, `attributes` |
+//! | processes | `run`, `guardian`, `user`, `control`, `process`, `signals`, `alarm`, `worker` |
 //!
 //! # Limits
 //!
@@ -60,6 +60,7 @@ mod control;
 mod core;
 mod doctor;
 mod eventfd;
+mod eventfds;
 mod events;
 mod filter;
 mod guardian;
@@ -73,6 +74,7 @@ mod numbers;
 mod object;
 mod open;
 mod pages;
+mod paths;
 mod presented;
 mod process;
 mod receive;
@@ -83,12 +85,14 @@ mod shared;
 mod signals;
 mod thread;
 mod unmapping;
+mod user;
 mod watch;
 mod worker;
 
-pub use doctor::{Problem, Step, doctor};
+pub use doctor::{Need, Problem, Step, Way, doctor};
 pub use namespace::inside_session;
 pub use process::Straggler;
 pub use run::run;
 pub use session::{Attributes, Ended, Session, StartError, Status, Unmapping};
 pub use signals::die_of;
+pub use user::{User, UserError};

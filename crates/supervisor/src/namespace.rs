@@ -3,7 +3,7 @@
 //! bind mounts, and ours beside them.
 
 use std::collections::BTreeSet;
-use std::ffi::CStr;
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -21,7 +21,7 @@ use crate::thread::see;
 /// The directory that is added to the program's PATH.
 pub(crate) const BIN: &str = "/dev/iogate/bin";
 /// Stands in a session only.
-const SESSION: &str = "/dev/iogate/session";
+pub(crate) const SESSION: &str = "/dev/iogate/session";
 
 /// Whether this process runs under `iogate run`.
 pub fn inside_session() -> bool {
@@ -39,6 +39,8 @@ pub(crate) struct View<'a> {
     pub(crate) nodes: Vec<&'a str>,
     /// The iogate program.
     pub(crate) exe: &'a Path,
+    /// User and group whose it is, if not those of this process.
+    pub(crate) owner: Option<(u32, u32)>,
 }
 
 /// Moves this process into a mount namespace of its own, by a user namespace
@@ -93,7 +95,7 @@ impl View<'_> {
     }
 
     fn sys(&self) -> Result<(), Failed> {
-        let (below, cover) = cover("/sys")?;
+        let (below, cover) = cover("/sys", self.owner)?;
         let overlays = self.tree.overlays(self.host_pci);
         let merge = Merge {
             tree: self.tree,
@@ -115,7 +117,7 @@ impl View<'_> {
             .map_err(failed("open", "/dev/null"))?;
         // Now: what is mounted over it would be copied too.
         let whole = clone(CWD, "/dev").map_err(failed("clone", "/dev"))?;
-        let (below, cover) = cover("/dev")?;
+        let (below, cover) = cover("/dev", self.owner)?;
         for (name, kind) in entries(&below).map_err(failed("list", "/dev"))? {
             if name == "ptmx" && kind == FileType::CharacterDevice {
                 ptmx(&whole, &cover).map_err(failed("show", "/dev/ptmx"))?;
@@ -164,18 +166,28 @@ fn ptmx(whole: &OwnedFd, cover: &OwnedFd) -> rustix::io::Result<()> {
 
 /// Attempts what [`View::build`] does.
 pub(crate) fn try_mounts() -> Result<(), Failed> {
-    let (below, cover) = cover("/dev")?;
+    let (below, cover) = cover("/dev", None)?;
     bind(&below, ("null", FileType::CharacterDevice), &cover).map_err(failed("bind", "/dev/null"))
 }
 
 /// Mounts an empty directory over `path`. Returns what is below and what is
 /// above.
-fn cover(path: &str) -> Result<(OwnedFd, OwnedFd), Failed> {
+fn cover(path: &str, owner: Option<(u32, u32)>) -> Result<(OwnedFd, OwnedFd), Failed> {
     let open = || rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(failed("open", path));
     let below = open()?;
-    let options: &CStr = c"mode=0755";
-    mount("iogate", path, "tmpfs", MountFlags::NOSUID, options)
-        .map_err(failed("mount a tmpfs over", path))?;
+    let mut options = "mode=0755".to_owned();
+    if let Some((user, group)) = owner {
+        options.push_str(&format!(",uid={user},gid={group}"));
+    }
+    let options = CString::new(options).unwrap_or_default();
+    mount(
+        "iogate",
+        path,
+        "tmpfs",
+        MountFlags::NOSUID,
+        options.as_c_str(),
+    )
+    .map_err(failed("mount a tmpfs over", path))?;
     Ok((below, open()?))
 }
 
@@ -255,6 +267,18 @@ fn describe(directory: &OwnedFd, name: &str) -> Option<String> {
     ))
 }
 
+/// The session and the machine have something of their own at `path`.
+pub(crate) fn clash(path: &str, ours: &str, theirs: &str) -> Failed {
+    Failed {
+        step: format!(
+            "show both the session's {path} ({ours}) and the machine's own there ({theirs}); \
+             give the session's functions another segment in a machine file \
+             (at = \"0001:01:00.0\") or another group"
+        ),
+        error: io::Error::from_raw_os_error(libc::EEXIST),
+    }
+}
+
 /// The tree laid over what the machine has.
 struct Merge<'a> {
     tree: &'a Tree,
@@ -286,14 +310,7 @@ impl Merge<'_> {
                     iogate_sysfs::Node::Link { target } => target,
                     _ => &child,
                 };
-                return Err(Failed {
-                    step: format!(
-                        "show both the session's {child} ({ours}) and the machine's own there \
-                         ({theirs}); give the session's functions another segment in a machine \
-                         file (at = \"0001:01:00.0\") or another group"
-                    ),
-                    error: io::Error::from_raw_os_error(libc::EEXIST),
-                });
+                return Err(clash(&child, ours, &theirs));
             }
             let made = self
                 .make(cover, name, node)

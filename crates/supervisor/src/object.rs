@@ -32,7 +32,7 @@ pub(crate) enum Proof {
 #[derive(Clone, Debug)]
 pub(crate) struct Lock {
     pub(crate) file: Arc<OwnedFd>,
-    byte: i64,
+    pub(crate) byte: i64,
 }
 
 /// A client's end of a file, made but not yet handed over.

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use iogate_sysfs::{Change, Node, Tree};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
@@ -21,7 +22,12 @@ const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CL
 impl Presented {
     /// What stands in the namespace of `process`, which is `tree`.
     pub(crate) fn of_process(process: u32, tree: Tree) -> io::Result<Self> {
-        let path = format!("/proc/{process}/root");
+        Self::at(format!("/proc/{process}/root"), tree)
+    }
+
+    /// What stands in the directory `path`, which is `tree`.
+    pub(crate) fn at(path: impl AsRef<Path>, tree: Tree) -> io::Result<Self> {
+        let path = path.as_ref();
         Ok(Self {
             root: rustix::fs::open(path, DIRECTORY, Mode::empty())?,
             shown: tree,

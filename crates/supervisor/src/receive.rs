@@ -14,12 +14,13 @@ use rustix::fs::SeekFrom;
 use crate::client::Calling;
 use crate::core::{Core, Rest, errno};
 use crate::filter::{KVM_SET_DEVICE_ATTR, REGION_BIT, SHORT_WRITE};
-use crate::kvm::Machines;
+use crate::kvm::{self, Machines};
 use crate::listener::{Call, Listener, OnExec, Reply};
 use crate::numbers::{ALL, Changes, changed_by, is_reserved};
 use crate::open::{Open, is_opened_at_once};
+use crate::paths::{self, Answer as Found, NOTICED};
 use crate::say::say;
-use crate::thread::{Threads, link_of, see};
+use crate::thread::{Descriptors, Threads, link_of, see};
 use crate::unmapping::taken_away;
 
 /// Pieces that a vector of buffers may have. UIO_MAXIOV.
@@ -68,10 +69,11 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     pub(crate) fn new(core: Arc<Core>, listener: Arc<Listener>) -> io::Result<Self> {
+        let threads = Threads::new(core.descriptors);
         Ok(Self {
             core,
             listener,
-            threads: RefCell::default(),
+            threads: RefCell::new(threads),
             changes: RefCell::default(),
             machines: RefCell::new(Machines::new()?),
             warned: RefCell::default(),
@@ -100,6 +102,8 @@ impl Receiver {
             return CONTINUE;
         }
         let done = match call.number() {
+            number if self.core.paths.is_some() && NOTICED.contains(&number) => self.path(call),
+            libc::SYS_eventfd | libc::SYS_eventfd2 => self.eventfd(call),
             libc::SYS_ioctl => self.ioctl(call),
             libc::SYS_pread64
             | libc::SYS_pwrite64
@@ -192,18 +196,29 @@ impl Receiver {
         fd: i32,
         argument: u64,
     ) -> Result<Outcome, Errno> {
-        let Ok(file) = client.thread().duplicate(fd) else {
-            return Ok(CONTINUE);
+        let (host, thread) = (&self.core.host, client.thread());
+        let mut machines = self.machines.borrow_mut();
+        let machine = match thread.descriptors() {
+            Descriptors::Duplicated => {
+                let Ok(file) = thread.duplicate(fd) else {
+                    return Ok(CONTINUE);
+                };
+                if !link_of(&file).is_ok_and(|link| link == kvm::LINK) {
+                    return Ok(CONTINUE);
+                }
+                machines
+                    .number(&file, |closed| host.kvm_close(closed))
+                    .map_err(errno)?
+            }
+            Descriptors::Shown => {
+                if !thread.link(fd).is_ok_and(|link| link == kvm::LINK) {
+                    return Ok(CONTINUE);
+                }
+                machines.number_shown(thread.process(), fd, |closed| host.kvm_close(closed))
+            }
         };
-        if !link_of(&file).is_ok_and(|link| link == b"anon_inode:kvm-vfio") {
-            return Ok(CONTINUE);
-        }
-        let host = &self.core.host;
-        let machine = self
-            .machines
-            .borrow_mut()
-            .number(&file, |closed| host.kvm_close(closed));
-        match uapi::kvm_device_attr(host, machine.map_err(errno)?, argument, client)? {
+        drop(machines);
+        match uapi::kvm_device_attr(host, machine, argument, client)? {
             Some(answer) => Ok(self.finish(call, client, answer)),
             None => Ok(CONTINUE),
         }
@@ -267,8 +282,21 @@ impl Receiver {
             };
             return Ok(self.finish(call, &client, answer?));
         }
-        let opened = client.thread().duplicate(fd)?;
-        let at = rustix::fs::tell(&opened).map_err(|error| errno(error.into()))?;
+        let thread = client.thread();
+        let opened = match thread.descriptors() {
+            Descriptors::Duplicated => Some(thread.duplicate(fd)?),
+            Descriptors::Shown => {
+                self.warn(
+                    "plain read and write calls on a device file do not move its position here: \
+                     the program needs pread or pwrite, or lseek before each",
+                );
+                None
+            }
+        };
+        let at = match &opened {
+            Some(opened) => rustix::fs::tell(opened).map_err(|error| errno(error.into()))?,
+            None => thread.position(fd).ok_or(Errno::EBADF)?,
+        };
         let answer = match reads {
             true => uapi::read(host, file, at, &pieces, &client),
             false => uapi::write(host, file, at, &pieces, &client),
@@ -277,7 +305,7 @@ impl Receiver {
             .ok()
             .and_then(|moved| at.checked_add(moved))
         {
-            let _ = rustix::fs::seek(&opened, SeekFrom::Start(end));
+            let _ = opened.map(|opened| rustix::fs::seek(opened, SeekFrom::Start(end)));
         }
         Ok(self.finish(call, &client, answer))
     }
@@ -363,6 +391,63 @@ impl Receiver {
             Ok(()) => Elsewhere,
             Err(_) => CONTINUE,
         }
+    }
+
+    /// A call that names a path, where the program has no view of its own.
+    fn path(&self, call: &Call) -> Result<Outcome, Errno> {
+        let (Some(shown), Some(client)) = (&self.core.paths, self.calling(call)) else {
+            return Ok(CONTINUE);
+        };
+        Ok(match shown.answer(&client, call)? {
+            Found::Native => CONTINUE,
+            Found::Value(value) => Now(Reply::Value(value)),
+            Found::File(file, on_exec) => {
+                let added = self
+                    .listener
+                    .answer_file(call.id, file.as_fd(), on_exec, None);
+                added.map_err(errno)?;
+                Elsewhere
+            }
+            Found::Node(node, on_exec) => {
+                self.core.sweep();
+                let file = self.core.open(node, &client)?;
+                shown.opened(file, &self.core.host);
+                let at = client.free_number();
+                let (core, listener) = (&self.core, &self.listener);
+                install(core, listener, call.id, file, on_exec, at)
+            }
+            Found::Enter(directory) => {
+                let (listener, call) = (Arc::clone(&self.listener), *call);
+                let enter = move || {
+                    if !paths::enter(&listener, call.id, call.thread, &directory) {
+                        say("a directory of this session cannot be entered: that takes ptrace");
+                        listener.answer(call.id, Reply::Error(libc::EACCES));
+                    }
+                };
+                let thread = std::thread::Builder::new().name("enter".to_owned());
+                thread.spawn(enter).map_err(errno)?;
+                Elsewhere
+            }
+        })
+    }
+
+    /// Makes an eventfd that can be found again, where descriptors cannot be
+    /// duplicated.
+    fn eventfd(&self, call: &Call) -> Result<Outcome, Errno> {
+        let flags = match call.number() {
+            libc::SYS_eventfd2 => call.uint(1),
+            _ => 0,
+        };
+        let Some(made) = self.core.eventfds.make(call.uint(0), flags) else {
+            return Ok(CONTINUE);
+        };
+        let made = made.map_err(errno)?;
+        let on_exec = OnExec::from_flags(flags.into());
+        let added = self
+            .listener
+            .answer_file(call.id, made.as_fd(), on_exec, None);
+        added.map_err(errno)?;
+        Ok(Elsewhere)
     }
 
     /// What `call` is about to take away of the program's own memory is out of

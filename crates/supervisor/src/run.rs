@@ -2,6 +2,7 @@
 //! it.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,19 +12,22 @@ use rustix::process::{Resource, Rlimit};
 use crate::alarm::Alarm;
 use crate::attributes::Writable;
 use crate::control::{Control, Message, Word};
-use crate::core::Core;
-use crate::filter::{Filter, ShortWrites, Unmapping};
+use crate::core::{Core, Sight};
+use crate::filter::{Extent, Filter, ShortWrites, Unmapping};
 use crate::guardian::{self, Failed, Orders, Program};
 use crate::listener::Listener;
 use crate::mmio::Tracer;
 use crate::namespace::{self, View};
 use crate::nodes::Nodes;
+use crate::paths::{self, Paths, Stage};
 use crate::presented::Presented;
 use crate::process::{self, Straggler};
 use crate::receive::Receiver;
 use crate::say::say;
 use crate::session::{Ended, Session, StartError, Status};
 use crate::signals::{Inherited, Signals};
+use crate::thread::Descriptors;
+use crate::user::{User, may_trace_others};
 use crate::worker::Workers;
 
 /// How long processes may outlive the program before they are named.
@@ -58,9 +62,9 @@ fn supervise(session: Session, inherited: &Inherited) -> Result<Ended, StartErro
     let name = session.program.to_string_lossy().into_owned();
     let signals = Signals::of_supervisor().map_err(StartError::step("make a signalfd"))?;
     guardian::become_subreaper().map_err(StartError::step("become a subreaper"))?;
-    let started = Started::new(&session, inherited, &program)?;
+    let (started, stage) = start(&session, inherited, &program)?;
     let alarm = Alarm::new().map_err(StartError::step("make an eventfd"))?;
-    let core = match serve(session, &started, &alarm) {
+    let core = match serve(session, &started, stage.as_ref(), &alarm) {
         Ok(core) => core,
         Err(error) => {
             started.end();
@@ -108,6 +112,73 @@ fn exists(program: &str) -> bool {
     std::env::split_paths(&path).any(|directory| directory.join(program).exists())
 }
 
+/// Starts the processes of a session in one way or another: first by mounts,
+/// with all rights that we have, then with those of its user alone; then by
+/// answering path calls. Returns the directory that there is in the last one.
+fn start(
+    session: &Session,
+    inherited: &Inherited,
+    program: &Program,
+) -> Result<(Started, Option<Stage>), StartError> {
+    let mut ways = Vec::new();
+    if session.user.is_none() || may_trace_others() {
+        ways.push(session.user.as_ref());
+    }
+    if session.user.is_some() {
+        // Then all that we are becomes the user, who may do what it may.
+        ways.push(None);
+    }
+    for user in ways {
+        if let (Some(all), None) = (&session.user, user) {
+            all.become_it().map_err(NotStarted::At)?;
+        }
+        match Started::new(session, inherited, program, user, None) {
+            Err(NotStarted::At(failed)) if is_forbidden(&failed.error) => {}
+            started => return Ok((started?, None)),
+        }
+    }
+    let stage = Stage::place().map_err(NotStarted::At)?;
+    let started = Started::new(session, inherited, program, None, Some(&stage))?;
+    Ok((started, Some(stage)))
+}
+
+/// Whether an error says that this machine, or what surrounds us here, does not
+/// let us make namespaces or mounts.
+pub(crate) fn is_forbidden(error: &io::Error) -> bool {
+    let codes = [
+        libc::EPERM,
+        libc::EACCES,
+        libc::ENOSPC,
+        libc::EUSERS,
+        libc::ENOSYS,
+        libc::EINVAL,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|code| codes.contains(&code))
+}
+
+/// Why the processes of a session do not wait for the word to go.
+enum NotStarted {
+    At(Failed),
+    Other(StartError),
+}
+
+impl From<NotStarted> for StartError {
+    fn from(not_started: NotStarted) -> Self {
+        match not_started {
+            NotStarted::At(Failed { step, error }) => Self::step(&step)(error),
+            NotStarted::Other(error) => error,
+        }
+    }
+}
+
+impl From<StartError> for NotStarted {
+    fn from(error: StartError) -> Self {
+        Self::Other(error)
+    }
+}
+
 /// The processes of a session that wait for the word to go.
 struct Started {
     guardian: u32,
@@ -117,6 +188,8 @@ struct Started {
     listener: Arc<Listener>,
     /// Mount ids of the nodes.
     nodes: Vec<u64>,
+    /// How the program's descriptors are reached.
+    descriptors: Descriptors,
 }
 
 impl Started {
@@ -124,7 +197,9 @@ impl Started {
         session: &Session,
         inherited: &Inherited,
         program: &Program,
-    ) -> Result<Self, StartError> {
+        user: Option<&User>,
+        stage: Option<&Stage>,
+    ) -> Result<Self, NotStarted> {
         let pair = || Control::pair().map_err(StartError::step("make a pair of sockets"));
         let (control, their_control) = pair()?;
         let (start, their_start) = pair()?;
@@ -132,21 +207,29 @@ impl Started {
             Some(_) => ShortWrites::Noticed,
             None => ShortWrites::Unseen,
         };
-        let filter = Filter::new(session.unmapping, short_writes);
+        let descriptors = Descriptors::possible();
+        let filter = Filter::new(Extent {
+            unmapping: session.unmapping,
+            short_writes,
+            paths: stage.is_some(),
+            eventfds: descriptors == Descriptors::Shown,
+        });
         // SAFETY: the caller of `run` promises that there is one thread, so
         // that the child may do anything.
         let guardian = match unsafe { libc::fork() } {
-            -1 => return Err(StartError::step("fork")(io::Error::last_os_error())),
+            -1 => return Err(StartError::step("fork")(io::Error::last_os_error()).into()),
             0 => {
                 drop((control, start));
                 let orders = Orders {
                     control: their_control,
                     start: their_start,
                     program,
+                    user,
                     filter: &filter,
                     inherited,
                 };
-                guardian::guard(orders, || enter(session))
+                let leave = || stage.into_iter().for_each(Stage::remove);
+                guardian::guard(orders, || enter(session, user, stage), leave)
             }
             guardian => guardian.cast_unsigned(),
         };
@@ -155,6 +238,7 @@ impl Started {
             guardian,
             control,
             start,
+            descriptors,
         };
         waiting.wait()
     }
@@ -189,7 +273,28 @@ fn end(guardian: u32) {
 }
 
 /// What the guardian does before it starts the program.
-fn enter(session: &Session) -> Result<Vec<u64>, Failed> {
+fn enter(
+    session: &Session,
+    user: Option<&User>,
+    stage: Option<&Stage>,
+) -> Result<Vec<u64>, Failed> {
+    let (nodes, below) = match stage {
+        None => (mount(session, user)?, Path::new("/")),
+        Some(stage) => {
+            paths::fill(stage, session)?;
+            (Vec::new(), stage.path())
+        }
+    };
+    let mut path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
+    path.push(":");
+    path.push(below.join(namespace::BIN.trim_start_matches('/')));
+    // SAFETY: this process has one thread.
+    unsafe { std::env::set_var("PATH", path) };
+    Ok(nodes)
+}
+
+/// Shows `/sys` and `/dev` by mounts.
+fn mount(session: &Session, user: Option<&User>) -> Result<Vec<u64>, Failed> {
     namespace::separate()?;
     let view = View {
         tree: &session.tree,
@@ -200,14 +305,12 @@ fn enter(session: &Session) -> Result<Vec<u64>, Failed> {
             .map(|(path, _)| path.as_str())
             .collect(),
         exe: &session.exe,
+        owner: user.map(User::ids),
     };
-    let nodes = view.build()?;
-    let mut path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
-    path.push(":");
-    path.push(namespace::BIN);
-    // SAFETY: this process has one thread.
-    unsafe { std::env::set_var("PATH", path) };
-    Ok(nodes)
+    match user {
+        Some(user) => user.owning(|| view.build()),
+        None => view.build(),
+    }
 }
 
 /// A guardian that has not reported yet.
@@ -215,10 +318,11 @@ struct Waiting {
     guardian: u32,
     control: Control,
     start: Control,
+    descriptors: Descriptors,
 }
 
 impl Waiting {
-    fn wait(self) -> Result<Started, StartError> {
+    fn wait(self) -> Result<Started, NotStarted> {
         let (mut nodes, mut program, mut listener) = (None, None, None);
         loop {
             if let (Some(nodes), Some(program), Some(listener)) = (&nodes, program, &listener) {
@@ -230,12 +334,13 @@ impl Waiting {
                     nodes: Vec::clone(nodes),
                     control: self.control,
                     start: self.start,
+                    descriptors: self.descriptors,
                 });
             }
             let Some(message) = self.next() else {
                 drop((self.control, self.start));
                 end(self.guardian);
-                return Err(StartError::Broken("it could not be started"));
+                return Err(StartError::Broken("it could not be started").into());
             };
             match message.word {
                 Word::Nodes => {
@@ -249,8 +354,7 @@ impl Waiting {
                 Word::Failed => {
                     drop((self.control, self.start));
                     end(self.guardian);
-                    let Failed { step, error } = message.failed();
-                    return Err(StartError::step(&step)(error));
+                    return Err(NotStarted::At(message.failed()));
                 }
                 Word::Go | Word::NotExecuted | Word::Ended => {}
             }
@@ -273,27 +377,36 @@ impl Waiting {
 }
 
 /// Starts the threads that serve the program, and lets it go.
-fn serve(session: Session, started: &Started, alarm: &Alarm) -> Result<Arc<Core>, StartError> {
+fn serve(
+    session: Session,
+    started: &Started,
+    stage: Option<&Stage>,
+    alarm: &Alarm,
+) -> Result<Arc<Core>, StartError> {
     raise_open_files();
+    let paths = stage.map(|stage| Paths::new(stage, &session)).transpose();
+    let paths = paths.map_err(StartError::step("open the session's directory"))?;
     let unmapping = session.unmapping;
     let config = session.host.config();
     let workers = Workers::start(&config.devices, &config.gate, &session.faults, alarm)
         .map_err(StartError::step("start a worker thread"))?;
     let nodes = Nodes::new(session.nodes, &started.nodes);
     let writable = session.attributes.map(|attributes| {
-        let presented = Presented::of_process(started.guardian, session.tree)?;
+        let presented = match stage {
+            None => Presented::of_process(started.guardian, session.tree)?,
+            Some(stage) => Presented::at(stage.path(), session.tree)?,
+        };
         Writable::new(attributes, presented)
     });
     let writable = writable.transpose();
     let writable = writable.map_err(StartError::step("find /sys of the session"))?;
-    let core = Core::new(
-        session.host,
-        session.memory,
-        workers,
-        alarm.clone(),
+    let sight = Sight {
         nodes,
         writable,
-    );
+        descriptors: started.descriptors,
+        paths,
+    };
+    let core = Core::new(session.host, session.memory, workers, alarm.clone(), sight);
     let core = Arc::new(core.map_err(StartError::step("make an epoll file"))?);
     let watching = Arc::clone(&core);
     start_thread("watch", alarm, move || watching.watch())?;

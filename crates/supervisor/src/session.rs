@@ -11,8 +11,8 @@ use iogate_memory::ClientMemory;
 use iogate_sysfs::{HostPci, Tree};
 use iogate_uapi::Attribute;
 
-use crate::Straggler;
 pub use crate::filter::Unmapping;
+use crate::{Straggler, User};
 
 /// A program, and the machine that it is to find.
 pub struct Session {
@@ -30,6 +30,8 @@ pub struct Session {
     pub nodes: Vec<(String, Node)>,
     /// Files in `/sys` whose writes do something.
     pub attributes: Option<Attributes>,
+    /// Whose the program and what it finds are, if not of who runs us.
+    pub user: Option<User>,
     /// The program: a path, or a name to be found in PATH.
     pub program: OsString,
     /// Its arguments, without its own name.

@@ -72,9 +72,39 @@ pub(crate) fn see(directory: impl AsFd, name: impl rustix::path::Arg) -> io::Res
     })
 }
 
-/// A thread, held by files that never become those of another. They are had
-/// also of a process that is not dumpable, whose descriptors and memory `/proc`
-/// keeps for root.
+/// How descriptors of the client are reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Descriptors {
+    /// They are duplicated: pidfd_getfd(2).
+    #[default]
+    Duplicated,
+    /// Only what `/proc/PID/fd` shows of them is had.
+    Shown,
+}
+
+impl Descriptors {
+    /// The way that this machine allows. A filter that forbids pidfd_getfd
+    /// (a container engine's default) forbids it towards oneself too.
+    pub(crate) fn possible() -> Self {
+        match Self::try_duplicating() {
+            Ok(()) => Self::Duplicated,
+            Err(_) => Self::Shown,
+        }
+    }
+
+    /// Duplicates a descriptor of this process as one of the client's would be.
+    pub(crate) fn try_duplicating() -> io::Result<()> {
+        let own = std::process::id();
+        let (file, _) = open_pidfd(own, own)?;
+        let flags = PidfdGetfdFlags::empty();
+        rustix::process::pidfd_getfd(&file, file.as_raw_fd(), flags)?;
+        Ok(())
+    }
+}
+
+/// A thread, held by files that never become those of another. With a pidfd
+/// they are had also of a process that is not dumpable, whose descriptors and
+/// memory `/proc` keeps for root.
 pub(crate) struct Thread {
     /// `/proc/TID`.
     directory: OwnedFd,
@@ -87,6 +117,8 @@ pub(crate) struct Thread {
     /// Its descriptors that are known to name files of ours: at reserved
     /// numbers only.
     known: RefCell<Vec<(i32, FileId)>>,
+    /// How its descriptors are reached.
+    descriptors: Descriptors,
     process: Arc<ClientProcess>,
 }
 
@@ -130,9 +162,7 @@ impl Thread {
         }
         let mut candidates = (numbers::FIRST..numbers::END).rev();
         let free = candidates.find(|number| {
-            self.known(*number).is_none()
-                && matches!(self.duplicate(*number), Err(Errno::EBADF))
-                && spares(*number)
+            self.known(*number).is_none() && self.has_none(*number) && spares(*number)
         })?;
         u32::try_from(free).ok()
     }
@@ -141,8 +171,23 @@ impl Thread {
         &self.process
     }
 
+    /// Whether it surely has no descriptor `fd`.
+    fn has_none(&self, fd: i32) -> bool {
+        let looked = match self.descriptors {
+            Descriptors::Duplicated => self.duplicate(fd).map(drop),
+            Descriptors::Shown => self.look(fd).map(drop),
+        };
+        matches!(looked, Err(Errno::EBADF))
+    }
+
+    /// How its descriptors are reached.
+    pub(crate) fn descriptors(&self) -> Descriptors {
+        self.descriptors
+    }
+
     /// A duplicate of descriptor `fd`: the same open file, in this process.
-    /// EBADF if it is not open, or the thread gone.
+    /// EBADF if it is not open, or the thread gone; EPERM where descriptors
+    /// are only shown.
     pub(crate) fn duplicate(&self, fd: i32) -> Result<OwnedFd, Errno> {
         if fd < 0 {
             return Err(Errno::EBADF);
@@ -154,8 +199,38 @@ impl Thread {
         }
     }
 
+    /// What descriptor `fd` names, by what `/proc` shows of it. EBADF if it is
+    /// not open, or the thread gone.
+    pub(crate) fn look(&self, fd: i32) -> Result<Seen, Errno> {
+        if fd < 0 {
+            return Err(Errno::EBADF);
+        }
+        see(&self.directory, format!("fd/{fd}").as_str()).map_err(not_open)
+    }
+
+    /// Opens the file in memory that descriptor `fd` names: another open file,
+    /// with the same rights. EBADF as above; EINVAL if it is none.
+    pub(crate) fn reopen(&self, fd: i32) -> Result<OwnedFd, Errno> {
+        let name = format!("fd/{fd}");
+        let open = |flags| {
+            let flags = flags | OFlags::CLOEXEC;
+            rustix::fs::openat(&self.directory, name.as_str(), flags, Mode::empty())
+                .map_err(|error| not_open(error.into()))
+        };
+        // Looked at before it is opened: an open may wait, or do something.
+        if fd < 0 || !crate::shared::is_in_memory(open(OFlags::PATH)?) {
+            return Err(if fd < 0 { Errno::EBADF } else { Errno::EINVAL });
+        }
+        let access = self.flags(fd) & u64::from(libc::O_ACCMODE.cast_unsigned());
+        let access = u32::try_from(access).unwrap_or_default();
+        open(OFlags::from_bits_truncate(access) | OFlags::NONBLOCK | OFlags::NOCTTY)
+    }
+
     /// What the kernel shows as the link of descriptor `fd`.
     pub(crate) fn link(&self, fd: i32) -> io::Result<Vec<u8>> {
+        if self.descriptors == Descriptors::Shown {
+            return self.own_link(&format!("fd/{fd}"));
+        }
         let file = self.duplicate(fd);
         link_of(&file.map_err(|errno| io::Error::from_raw_os_error(errno.0))?)
     }
@@ -174,12 +249,35 @@ impl Thread {
 
     /// Whether exec closes descriptor `fd`.
     pub(crate) fn on_exec(&self, fd: i32) -> OnExec {
-        let text = self.text(&format!("fdinfo/{fd}")).unwrap_or_default();
-        let flags = text
-            .lines()
-            .find_map(|line| line.strip_prefix("flags:"))
-            .and_then(|flags| u64::from_str_radix(flags.trim(), 8).ok());
-        OnExec::from_flags(flags.unwrap_or_default())
+        OnExec::from_flags(self.flags(fd))
+    }
+
+    /// The O_ flags of descriptor `fd`; 0 if they cannot be had.
+    fn flags(&self, fd: i32) -> u64 {
+        let flags = self.said_of(fd, "flags:");
+        let flags = flags.and_then(|flags| u64::from_str_radix(&flags, 8).ok());
+        flags.unwrap_or_default()
+    }
+
+    /// The file position of descriptor `fd`.
+    pub(crate) fn position(&self, fd: i32) -> Option<u64> {
+        self.said_of(fd, "pos:")?.parse().ok()
+    }
+
+    /// The byte that the open file of descriptor `fd` has locked (F_OFD_SETLK).
+    pub(crate) fn locked_byte(&self, fd: i32) -> Option<i64> {
+        // lock: 1: OFDLCK ADVISORY WRITE -1 00:01:2345 67 67
+        let lock = self.said_of(fd, "lock:")?;
+        let mut words = lock.split_ascii_whitespace();
+        let is_one = words.nth(1) == Some("OFDLCK");
+        words.nth(4).filter(|_| is_one)?.parse().ok()
+    }
+
+    /// What `fdinfo` says of descriptor `fd`. proc_pid_fdinfo(5).
+    fn said_of(&self, fd: i32, what: &str) -> Option<String> {
+        let text = self.text(&format!("fdinfo/{fd}")).ok()?;
+        let value = text.lines().find_map(|line| line.strip_prefix(what))?;
+        Some(value.trim().to_owned())
     }
 
     /// A small file of `/proc/TID`.
@@ -208,6 +306,14 @@ pub(crate) fn open_pidfd(id: u32, process: u32) -> io::Result<(OwnedFd, bool)> {
     }
 }
 
+/// The errno for a descriptor that is not there in `/proc`.
+fn not_open(error: io::Error) -> Errno {
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ESRCH) => Errno::EBADF,
+        _ => errno(error),
+    }
+}
+
 /// What the kernel shows as the link of a descriptor of ours.
 pub(crate) fn link_of(file: &OwnedFd) -> io::Result<Vec<u8>> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -228,12 +334,21 @@ pub(crate) struct Threads {
     threads: HashMap<u32, Rc<Thread>>,
     processes: HashMap<u32, Weak<ClientProcess>>,
     spaces: u64,
+    descriptors: Descriptors,
 }
 
 /// Threads remembered before the dead are looked for.
 const MANY: usize = 512;
 
 impl Threads {
+    /// None yet.
+    pub(crate) fn new(descriptors: Descriptors) -> Self {
+        Self {
+            descriptors,
+            ..Self::default()
+        }
+    }
+
     /// What these descriptors name is known of no thread any more.
     pub(crate) fn forget(&self, numbers: &RangeInclusive<i32>) {
         for thread in self.threads.values() {
@@ -295,6 +410,7 @@ impl Threads {
             pidfd,
             ends,
             alive,
+            descriptors: self.descriptors,
             known: RefCell::default(),
             process,
         });
@@ -310,21 +426,24 @@ pub(crate) struct Status {
     pub(crate) process: u32,
     /// Real user id.
     pub(crate) user: u32,
+    /// The user id that counts for files.
+    pub(crate) files: u32,
     /// Effective capabilities.
     pub(crate) capabilities: u64,
 }
 
 impl Status {
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let field = |name: &str| {
+        let field = |name: &str, index| {
             let mut lines = text.lines();
             let rest = lines.find_map(|line| line.strip_prefix(name))?;
-            rest.split_ascii_whitespace().next()
+            rest.split_ascii_whitespace().nth(index)
         };
         Some(Self {
-            process: field("Tgid:")?.parse().ok()?,
-            user: field("Uid:")?.parse().ok()?,
-            capabilities: u64::from_str_radix(field("CapEff:")?, 16).ok()?,
+            process: field("Tgid:", 0)?.parse().ok()?,
+            user: field("Uid:", 0)?.parse().ok()?,
+            files: field("Uid:", 3)?.parse().ok()?,
+            capabilities: u64::from_str_radix(field("CapEff:", 0)?, 16).ok()?,
         })
     }
 }
@@ -364,11 +483,34 @@ mod tests {
     }
 
     #[test]
+    fn what_proc_shows_is_what_a_duplicate_is() {
+        let thread = own();
+        let made = crate::object::make_device(None, 77).unwrap();
+        let number = made.theirs.as_raw_fd();
+        assert_eq!(thread.look(number).unwrap().inode, made.inode);
+        assert_eq!(thread.locked_byte(number), Some(77));
+        assert_eq!(thread.position(number), Some(0));
+        let again = thread.reopen(number).unwrap();
+        assert_eq!(Inode::of(again).unwrap(), made.inode);
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let expected = Inode::of(&socket).unwrap();
+        assert_eq!(thread.look(socket.as_raw_fd()).unwrap().inode, expected);
+        assert_eq!(thread.locked_byte(socket.as_raw_fd()), None);
+        let refused = thread.reopen(socket.as_raw_fd());
+        assert_eq!(refused.unwrap_err(), Errno::EINVAL);
+        for closed in [-1, i32::MAX] {
+            assert_eq!(thread.look(closed).unwrap_err(), Errno::EBADF);
+            assert_eq!(thread.reopen(closed).unwrap_err(), Errno::EBADF);
+        }
+    }
+
+    #[test]
     fn a_status_is_read() {
-        let text = "Name:\tx\nTgid:\t12\nPid:\t13\nUid:\t7\t8\t8\t8\nCapEff:\t00000000000000ff\n";
+        let text = "Name:\tx\nTgid:\t12\nPid:\t13\nUid:\t7\t8\t8\t9\nCapEff:\t00000000000000ff\n";
         let status = Status {
             process: 12,
             user: 7,
+            files: 9,
             capabilities: 255,
         };
         assert_eq!(Status::parse(text), Some(status));

@@ -154,6 +154,7 @@ void nvme(void);
 void lifecycle(void);
 void iommufd(void);
 void hostile(void);
+void closed(void);
 void kvm(void);
 void mapped(void);
 void mediated(void);

@@ -296,6 +296,12 @@ void hostile(void)
 	many_threads();
 	in_child(own_filter, NULL);
 	ok("its own filter");
+	everything_still_works();
+}
+
+/* A process that even others of its user may not look into. */
+void closed(void)
+{
 	in_child(not_dumpable, NULL);
 	ok("not dumpable");
 	everything_still_works();

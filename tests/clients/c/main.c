@@ -55,7 +55,7 @@ int main(int argc, char **argv)
 	} groups[] = {
 		{ "legacy", legacy }, { "interrupts", interrupts }, { "dma", dma },
 		{ "rules", rules }, { "nvme", nvme }, { "lifecycle", lifecycle },
-		{ "iommufd", iommufd }, { "hostile", hostile }, { "kvm", kvm },
+		{ "iommufd", iommufd }, { "hostile", hostile }, { "closed", closed }, { "kvm", kvm },
 		{ "mapped", mapped }, { "mediated", mediated }, { "buffer", memory_buffer },
 		{ "tracking", tracking }, { "physical", physical },
 		{ "fault", fault }, { "hold", hold },
@@ -81,7 +81,7 @@ int main(int argc, char **argv)
 			return argc > 2 ? atoi(argv[2]) : 0;
 		}
 	}
-	fprintf(stderr, "usage: %s legacy|interrupts|dma|rules|nvme|lifecycle|iommufd|hostile|kvm|mapped|buffer|mediated|tracking|physical\n"
+	fprintf(stderr, "usage: %s legacy|interrupts|dma|rules|nvme|lifecycle|iommufd|hostile|closed|kvm|mapped|buffer|mediated|tracking|physical\n"
 		"       %s mode type1|type1v2|compat-group|compat-cdev|iommufd\n",
 		argv[0], argv[0]);
 	return 2;

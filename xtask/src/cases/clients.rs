@@ -10,7 +10,7 @@ use crate::setup::{Bench, Linkage};
 use crate::verdict::{About as _, Stop};
 
 /// The groups of checks that `tests/clients/c` knows.
-const C_GROUPS: [&str; 8] = [
+pub(super) const C_GROUPS: [&str; 9] = [
     "legacy",
     "interrupts",
     "dma",
@@ -19,6 +19,7 @@ const C_GROUPS: [&str; 8] = [
     "lifecycle",
     "iommufd",
     "hostile",
+    "closed",
 ];
 
 /// Groups that are about one kind of machine.
@@ -149,7 +150,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// `iogate run OPTIONS -- CLIENT GROUP`, which prints `ok NAME` for each of its checks and `done` at its end.
-fn client_run(
+pub(super) fn client_run(
     bench: &Bench,
     log: &Path,
     person: Person,
@@ -187,7 +188,7 @@ fn client_run(
     Ok(())
 }
 
-fn probe(bench: &Bench, log: &Path, person: Person) -> Result<(), Stop> {
+pub(super) fn probe(bench: &Bench, log: &Path, person: Person) -> Result<(), Stop> {
     let place = bench.place(person)?;
     let mut command = place.command(&bench.iogate_of(&place)?);
     command.args(["run", "--", "iogate", "probe"]);

@@ -11,9 +11,9 @@ use crate::process::{self, Ended, Job};
 use crate::setup::{Bench, Linkage};
 use crate::verdict::{About as _, Stop};
 
-type Check = fn(&Session<'_>) -> Result<(), Stop>;
+pub(super) type Check = fn(&Session<'_>) -> Result<(), Stop>;
 
-const CHECKS: [(&str, Check); 12] = [
+pub(super) const CHECKS: [(&str, Check); 12] = [
     ("exit-status", exit_status),
     ("death-by-signal", death_by_signal),
     ("fail-on-faults", fail_on_faults),
@@ -43,7 +43,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// One case's view of the bench.
-struct Session<'a> {
+pub(super) struct Session<'a> {
     place: Rc<Place>,
     iogate: PathBuf,
     client: PathBuf,
@@ -51,7 +51,7 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn new(bench: &Bench, log: &'a Path, person: Person) -> Result<Self, Stop> {
+    pub(super) fn new(bench: &Bench, log: &'a Path, person: Person) -> Result<Self, Stop> {
         let client = bench.c_client(Linkage::Dynamic)?;
         let place = bench.place(person)?;
         Ok(Self {

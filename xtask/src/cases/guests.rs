@@ -63,7 +63,7 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
-fn linux_drives_nvme(
+pub(super) fn linux_drives_nvme(
     bench: &Bench,
     log: &Path,
     person: Person,

@@ -2,10 +2,12 @@
 
 mod clients;
 mod command;
+mod confined;
 mod dpdk;
 mod guests;
 mod migration;
 mod unit;
+mod user;
 
 use std::fmt;
 use std::path::Path;
@@ -77,6 +79,8 @@ pub(crate) fn all() -> Vec<Case> {
     let mut cases = unit::cases();
     cases.extend(clients::cases());
     cases.extend(command::cases());
+    cases.extend(confined::cases());
+    cases.extend(user::cases());
     cases.extend(dpdk::cases());
     cases.extend(guests::cases());
     cases.extend(migration::cases());

@@ -135,6 +135,7 @@ pub fn session(devices: usize, program: &str, arguments: &[&str]) -> Session {
         program: program.into(),
         arguments: arguments.iter().map(OsString::from).collect(),
         exe: std::env::current_exe().unwrap(),
+        user: None,
         unmapping: Unmapping::Noticed,
     }
 }
