@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use iogate_dma::Iova;
-use iogate_host::iommufd::{Attached, Failure, Features, Nodeless, Outcome, Unit, UnitData};
+use iogate_host::iommufd::{
+    Attached, Describe, Failure, Features, Nodeless, Outcome, Unit, UnitData,
+};
 use iogate_host::{Error, Iommu};
 
 use crate::{Call, UNSUPPORTED, leaves};
@@ -23,6 +25,12 @@ const INFO_KIND: u32 = 0xfeed_beef;
 const INFO_REGISTER: u32 = 0xdead_beef;
 /// IOMMU_HWPT_DATA_SELFTEST.
 const TABLE_KIND: u32 = 0xdead;
+/// MOCK_IOMMUPT_DEFAULT and MOCK_IOMMUPT_HUGE.
+const USUAL: u32 = 0;
+const HUGE: u32 = 1;
+/// MOCK_HUGE_PAGE_SIZE, and that of the processor's pages, in bytes.
+const HUGE_PAGE: u64 = 1 << 20;
+const PROCESSOR_PAGE: u64 = 4096;
 /// What each word of a device's cache holds until it is invalidated, and how
 /// many there are.
 const CACHE: u32 = 0x00ba_ddad;
@@ -36,7 +44,7 @@ const HAS_PASID: u32 = 4;
 pub(crate) fn iommu() -> Iommu {
     Iommu {
         index: usize::MAX,
-        aperture_last: LAST,
+        aperture_last: Iova(u64::MAX),
         page_sizes: !PAGE.wrapping_sub(1),
         reserved: Vec::new(),
         coherent: true,
@@ -49,7 +57,7 @@ fn unit(iommu: &Arc<Iommu>, flags: u32) -> Unit {
     bytes.extend(INFO_REGISTER.to_ne_bytes());
     Unit {
         iommu: Arc::clone(iommu),
-        aperture_first: FIRST,
+        aperture_first: Iova(0),
         features: Features {
             tracks_dirty: flags & NO_DIRTY == 0,
             nests: true,
@@ -66,6 +74,38 @@ fn unit(iommu: &Arc<Iommu>, flags: u32) -> Unit {
             kind: INFO_KIND,
             bytes,
         },
+        dirty_page: None,
+        describe: Some(Describe {
+            length: (4, 8),
+            table,
+        }),
+    }
+}
+
+/// What a page table is like: usually it reaches a part of the addresses by
+/// pages of every size; the other kind reaches all, by huge pages that are
+/// written as a whole. `mock_domain_alloc_pgtable`.
+fn table(unit: &Unit, description: &[u8]) -> Result<Unit, Error> {
+    let kind = description.get(4..).and_then(|rest| rest.first_chunk());
+    let iommu = Iommu::clone(&unit.iommu);
+    match kind.copied().map_or(USUAL, u32::from_ne_bytes) {
+        USUAL => Ok(Unit {
+            iommu: Arc::new(Iommu {
+                aperture_last: LAST,
+                ..iommu
+            }),
+            aperture_first: FIRST,
+            ..unit.clone()
+        }),
+        HUGE => Ok(Unit {
+            iommu: Arc::new(Iommu {
+                page_sizes: HUGE_PAGE | PROCESSOR_PAGE,
+                ..iommu
+            }),
+            dirty_page: Some(HUGE_PAGE),
+            ..unit.clone()
+        }),
+        _ => Err(UNSUPPORTED),
     }
 }
 

@@ -502,3 +502,41 @@ fn every_open_of_the_node_is_an_iommufd_of_its_own() {
         Err(Errno::ENOENT)
     );
 }
+
+/// drivers/iommu/iommufd/pages.c, do_update_pinned, update_mm_locked_vm.
+#[test]
+fn who_is_exempt_pays_nothing_and_users_and_processes_pay_apart() {
+    let world = World::with_memlock(MemlockMode::Enforce);
+    let limit = |limit| *world.program.memlock.lock().unwrap() = limit;
+    limit(Memlock::Limit(4 * PAGE));
+    *world.program.privileged.lock().unwrap() = true;
+    let context = |device: usize, by_process: bool| {
+        let file = world.iommufd();
+        if by_process {
+            world.option(file, (0, 0), 0, 1).unwrap();
+        }
+        let ioas = world.ioas(file);
+        let (device, _) = world.bound(device, file);
+        world.attach(device, ioas).unwrap();
+        (file, ioas)
+    };
+    let map = |(file, ioas): (Opened, u32), pages: u64, iova: u64| {
+        world.map(file, ioas, FIXED | RW, (HEAP, pages * PAGE), iova)
+    };
+    let (one, other, process) = (
+        context(ALONE, false),
+        context(NARROW, false),
+        context(FINE, true),
+    );
+    map(one, 3, 0x10_0000).unwrap();
+    let more = map(other, 2, 0x10_0000);
+    assert_eq!(more, Err(Errno::ENOMEM), "it is the same user");
+    map(process, 4, 0x10_0000).unwrap();
+    assert_eq!(map(process, 1, 0x20_0000), Err(Errno::ENOMEM));
+    limit(Memlock::Exempt);
+    map(other, 9, 0x10_0000).unwrap();
+    map(process, 9, 0x20_0000).unwrap();
+    limit(Memlock::Limit(4 * PAGE));
+    map(other, 1, 0x20_0000).unwrap();
+    assert_eq!(map(one, 1, 0x20_0000), Err(Errno::ENOMEM));
+}

@@ -178,7 +178,10 @@ impl Host {
                 .ioas(ioas)?
                 .reserve_for(id, &device.unit.iommu)?;
         }
-        let made = context.new_hwpt(self, &mut state.private, ioas, device.unit, true);
+        let table = device.unit.table(&[]);
+        let made = table
+            .map_err(Failure::from)
+            .and_then(|table| context.new_hwpt(self, &mut state.private, ioas, table, true));
         let hwpt = made.inspect_err(|_| {
             if !is_move {
                 space.release(id.into());

@@ -73,8 +73,32 @@ pub struct HwptRequest {
     /// The kind of description that the caller gave, 0 for none: `enum
     /// iommu_hwpt_data_type`.
     pub data_kind: u32,
+    /// Bytes of the description.
+    pub data_length: u32,
     /// With IOMMU_HWPT_FAULT_ID_VALID, the queue of its devices' page requests.
     pub fault_queue: u32,
+}
+
+impl HwptRequest {
+    /// The bytes of the description, if `unit` makes something of it: EINVAL
+    /// for a wrong number of them; EFAULT. Linux
+    /// `iommu_copy_struct_from_user`.
+    fn description(
+        &self,
+        unit: &Unit,
+        read: impl FnOnce(&mut [u8]) -> Result<(), Error>,
+    ) -> Result<Vec<u8>, Error> {
+        let Some(describe) = unit.describe.filter(|_| self.data_kind != 0) else {
+            return Ok(Vec::new());
+        };
+        let (least, most) = describe.length;
+        let length = usize::try_from(self.data_length).ok();
+        let length = length.filter(|_| (least..=most).contains(&self.data_length));
+        let length = length.ok_or(Error::invalid("the description has another length"))?;
+        let mut bytes = vec![0; length];
+        read(&mut bytes)?;
+        Ok(bytes)
+    }
 }
 
 /// `enum iommufd_hwpt_alloc_flags`.
@@ -86,12 +110,18 @@ mod flag {
 }
 
 impl Host {
-    /// IOMMU_HWPT_ALLOC. ENOENT without the device or the fault queue; EINVAL
+    /// IOMMU_HWPT_ALLOC. `read` fills in the bytes of the description: EFAULT.
+    /// ENOENT without the device or the fault queue; EINVAL
     /// for a parent that is none; EOPNOTSUPP for what the unit cannot: most
     /// flags, and tables of the caller's own; EADDRINUSE if a mapping lies
     /// outside what the unit reaches, EFAULT if the memory of one is absent.
     /// Linux `iommufd_hwpt_alloc`, `iommufd_hwpt_paging_alloc`.
-    pub fn hwpt_alloc(&self, file: FileId, request: HwptRequest) -> Result<u32, Failure> {
+    pub fn hwpt_alloc(
+        &self,
+        file: FileId,
+        request: HwptRequest,
+        read: impl FnOnce(&mut [u8]) -> Result<(), Error>,
+    ) -> Result<u32, Failure> {
         let mut state = self.lock();
         let state = &mut *state;
         let context = state.iommufds.get_mut(&file).ok_or(Context::NONE)?;
@@ -116,7 +146,9 @@ impl Host {
                 return Err(Error::invalid("a page table cannot be made from this object").into());
             }
         }
-        let id = context.new_hwpt(self, &mut state.private, request.parent, device.unit, false)?;
+        let described = request.description(&device.unit, read)?;
+        let unit = device.unit.table(&described)?;
+        let id = context.new_hwpt(self, &mut state.private, request.parent, unit, false)?;
         let asks = request.flags & flag::FAULT != 0;
         let fault_queue = asks.then_some(request.fault_queue);
         if let Some(queue) = fault_queue
@@ -130,7 +162,7 @@ impl Host {
         hwpt.fault_queue = fault_queue;
         hwpt.takes_pasids = request.flags & flag::PASID != 0;
         hwpt.dirty = (request.flags & flag::DIRTY_TRACKING != 0)
-            .then(|| Arc::new(DirtyLog::new(hwpt.unit.granule())));
+            .then(|| Arc::new(DirtyLog::new(hwpt.unit.dirty_page())));
         Ok(id)
     }
 

@@ -68,7 +68,7 @@ pub use map::{Copied, Mapped, Place, Unmapped};
 pub use nodeless::Nodeless;
 pub use pasid::PasidChange;
 pub use shared::RlimitMode;
-pub use unit::{Features, Unit, UnitData};
+pub use unit::{Describe, Features, Unit, UnitData};
 
 use device::Link;
 use fault::{Handle, User};

@@ -27,7 +27,7 @@ pub(crate) enum GroupKey {
 }
 
 /// A device that is bound to the iommufd.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct BoundDevice {
     pub(crate) group: GroupKey,
     /// The unit that it stands behind.

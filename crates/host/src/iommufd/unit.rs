@@ -5,7 +5,7 @@ use std::sync::Arc;
 use iogate_dma::{Iova, Span};
 
 use super::PAGE_SIZE;
-use crate::Iommu;
+use crate::{Error, Iommu};
 
 /// What a unit can beyond plain translation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -34,8 +34,18 @@ pub struct UnitData {
     pub bytes: Vec<u8>,
 }
 
-/// The unit in front of a device.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// How page tables are made from a description that a program gives.
+#[derive(Clone, Copy, Debug)]
+pub struct Describe {
+    /// Bytes of a description, at least and at most: else EINVAL.
+    pub length: (u32, u32),
+    /// What a page table that is made from a description, or from none, is
+    /// like: what it reaches and its page sizes.
+    pub table: fn(&Unit, &[u8]) -> Result<Unit, Error>,
+}
+
+/// The unit in front of a device, or what a page table of it is like.
+#[derive(Clone, Debug)]
 pub struct Unit {
     /// The unit.
     pub iommu: Arc<Iommu>,
@@ -45,6 +55,10 @@ pub struct Unit {
     pub features: Features,
     /// What it says of itself.
     pub data: UnitData,
+    /// Bytes of the pages by which writes are recorded; `None`: the smallest.
+    pub dirty_page: Option<u64>,
+    /// How page tables are made other than plainly.
+    pub describe: Option<Describe>,
 }
 
 impl Unit {
@@ -58,7 +72,23 @@ impl Unit {
                 ..Features::default()
             },
             data: UnitData::default(),
+            dirty_page: None,
+            describe: None,
         }
+    }
+
+    /// What a page table that is made from `description`, empty for none, is
+    /// like.
+    pub(super) fn table(self: &Arc<Self>, description: &[u8]) -> Result<Arc<Self>, Error> {
+        match &self.describe {
+            None => Ok(Arc::clone(self)),
+            Some(describe) => (describe.table)(self, description).map(Arc::new),
+        }
+    }
+
+    /// Bytes of the pages by which writes are recorded.
+    pub(super) fn dirty_page(&self) -> u64 {
+        self.dirty_page.unwrap_or_else(|| self.granule())
     }
 
     /// The smallest page, in bytes.

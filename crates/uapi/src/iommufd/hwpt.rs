@@ -4,7 +4,7 @@
 
 use iogate_dma::Span;
 use iogate_host::iommufd::{DirtyRange, HwptRequest};
-use iogate_host::{FileId, Host};
+use iogate_host::{Error, ErrorKind, FileId, Host};
 use tracing::Level;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -93,9 +93,15 @@ pub(super) fn alloc(
             parent: body.pt_id,
             flags: body.flags,
             data_kind: body.data_type,
+            data_length: body.data_len,
             fault_queue: body.fault_id,
         };
-        body.out_hwpt_id = match host.hwpt_alloc(file, request) {
+        let at = body.data_uptr;
+        let read = |into: &mut [u8]| {
+            let absent = Error::new(ErrorKind::Fault, "the description is absent");
+            client.read(at, into).map_err(|_| absent)
+        };
+        body.out_hwpt_id = match host.hwpt_alloc(file, request, read) {
             Ok(id) => id,
             Err(failure) => return refuse(failure),
         };
