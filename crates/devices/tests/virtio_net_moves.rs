@@ -69,8 +69,12 @@ fn act(nic: &mut Nic, kind: u64, detail: u64) {
     }
 }
 
+/// The driver's memory, common and device configuration, configuration space,
+/// and what came back by each queue.
+type Seen = (Vec<u8>, [u8; 0x38], [u8; 12], Vec<u8>, Vec<Vec<(u32, u32)>>);
+
 /// All that a driver can see.
-fn seen(nic: &mut Nic) -> (Vec<u8>, [u8; 0x38], [u8; 12], Vec<u8>, Vec<Vec<(u32, u32)>>) {
+fn seen(nic: &mut Nic) -> Seen {
     let mut config = vec![0; 256];
     nic.machine.device.read_config(0, &mut config);
     let given = (0..3).map(|queue| nic.given(queue)).collect();
