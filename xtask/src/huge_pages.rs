@@ -5,6 +5,7 @@ use std::fs;
 use crate::verdict::{About as _, Stop};
 
 const COUNT: &str = "/proc/sys/vm/nr_hugepages";
+const COMPACT: &str = "/proc/sys/vm/compact_memory";
 
 /// Huge pages that are there until this is dropped.
 pub(crate) struct HugePages {
@@ -32,6 +33,11 @@ impl HugePages {
         let pages = Self {
             before: Some(before),
         };
+        if self::free()? < wanted {
+            // What is scattered is put together, as far as the kernel can; then once more.
+            let _ = fs::write(COMPACT, "1");
+            let _ = fs::write(COUNT, more.to_string());
+        }
         let found = self::free()?;
         if found < wanted {
             return Err(refused(format!(

@@ -19,8 +19,6 @@ const BURST: u64 = 32;
 /// testpmd's own options: what comes in goes out again.
 const TESTPMD: &str = "-- --forward-mode=io --no-flush-rx --tx-first --stats-period=1 \
                        --nb-cores=1 --total-num-mbufs=4096 --no-lsc-interrupt";
-/// DPDK's memory.
-const MEMORY: u64 = 128 << 20;
 const HUGE_PAGE: u64 = 2 << 20;
 
 /// The drivers that are loaded.
@@ -67,6 +65,14 @@ impl Pages {
         }
     }
 
+    /// DPDK's memory, in bytes: huge pages are hard to find on a machine that has run for long.
+    fn memory(self) -> u64 {
+        match self {
+            Self::Small => 128 << 20,
+            Self::Huge => 64 << 20,
+        }
+    }
+
     fn size(self) -> u64 {
         match self {
             Self::Small => 4096,
@@ -100,7 +106,7 @@ fn testpmd(bench: &Bench, log: &Path, person: Person, pages: Pages) -> Result<()
     let session = Session::new(bench, person)?;
     let _kept = match pages {
         Pages::Small => None,
-        Pages::Huge => Some(HugePages::provide(MEMORY / HUGE_PAGE + 8)?),
+        Pages::Huge => Some(HugePages::provide(pages.memory() / HUGE_PAGE + 2)?),
     };
     let machine = session.machine(NETWORK)?;
     let mut command = session.run(&machine);
@@ -121,7 +127,8 @@ fn testpmd(bench: &Bench, log: &Path, person: Person, pages: Pages) -> Result<()
         )));
     }
     // testpmd leaves its memory's mappings to the kernel, and no other ones.
-    let left = format!("{} mappings were never unmapped", MEMORY / pages.size());
+    let left = pages.memory() / pages.size();
+    let left = format!("{left} mappings were never unmapped");
     if !ended.log.contains(&left) {
         return Err(Stop::failed(format!("it is not so that {left}")));
     }
@@ -193,7 +200,7 @@ fn ratio(bench: &Bench, log: &Path) -> Result<(), Stop> {
 /// Runs testpmd for some seconds: the packets received in the best of them.
 fn best_second(command: Command, log: &Path) -> Result<u64, Stop> {
     let mut job = Job::new(command, log).limit(120).terminal().start()?;
-    while job.is_running() && job.log_so_far().matches("Rx-pps:").count() < 4 {
+    while job.is_running() && job.log_so_far().matches("Rx-pps:").count() < 3 {
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
     job.press_interrupt()?;
@@ -255,7 +262,7 @@ impl Session {
         for driver in DRIVERS {
             command.args(["-d", &format!("librte_{driver}.so.25")]);
         }
-        command.args([pages.option(), "-m", &(MEMORY >> 20).to_string()]);
+        command.args([pages.option(), "-m", &(pages.memory() >> 20).to_string()]);
         command.args("--iova-mode=va --no-telemetry --no-shconf".split(' '));
         command.arg(format!("--lcores=(0,1)@{processor}"));
     }
