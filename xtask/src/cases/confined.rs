@@ -77,7 +77,7 @@ pub(super) fn cases() -> Vec<Case> {
                     }),
                 );
             }
-            for backend in ["legacy", "iommufd"] {
+            for backend in ["type1v2", "iommufd"] {
                 case(
                     Tier::Clients,
                     &format!("vfio-ioctls-{backend}"),
