@@ -56,6 +56,9 @@ struct function {
 
 struct function find_edu(void);
 struct function find_nvme(void);
+struct function function_at(const char *address);
+// The first virtio-net functions in the order of their addresses; returns how many.
+unsigned find_nics(struct function *functions, unsigned most);
 
 // An opened function: by group (container and group are set) or by cdev (iommufd and ioas are).
 struct session {
@@ -136,6 +139,22 @@ void fill(void *memory, size_t size, u32 seed);
 bool holds(const void *memory, size_t size, u32 seed);
 bool all_bytes(const void *memory, size_t size, u8 value);
 
+// A virtio-net that was opened.
+struct nic {
+	struct session s;
+	u64 bar;
+	u8 *memory;
+	// Signalled for what is received.
+	int received;
+	u16 seen;
+};
+
+void start_nic(struct nic *nic);
+void send_frame(struct nic *nic, const void *frame, size_t size);
+// Waits for the interrupt; returns the frame's size.
+size_t receive_frame(struct nic *nic, void *frame, size_t size);
+void frame_arrives(struct nic *from, struct nic *to, u32 seed);
+
 // Runs in a child and expects it to end well.
 void in_child(void (*body)(void *), void *argument);
 // Waits for a child's wait status.
@@ -156,6 +175,8 @@ void iommufd(void);
 void hostile(void);
 void closed(void);
 void kvm(void);
+void frames(void);
+void virtual_functions(void);
 void mapped(void);
 void mediated(void);
 void memory_buffer(void);

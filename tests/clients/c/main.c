@@ -58,6 +58,7 @@ int main(int argc, char **argv)
 		{ "iommufd", iommufd }, { "hostile", hostile }, { "closed", closed }, { "kvm", kvm },
 		{ "mapped", mapped }, { "mediated", mediated }, { "buffer", memory_buffer },
 		{ "tracking", tracking }, { "physical", physical },
+		{ "frames", frames }, { "virtual-functions", virtual_functions },
 		{ "fault", fault }, { "hold", hold },
 	};
 	const char *name = argc > 1 ? argv[1] : "";
@@ -81,7 +82,8 @@ int main(int argc, char **argv)
 			return argc > 2 ? atoi(argv[2]) : 0;
 		}
 	}
-	fprintf(stderr, "usage: %s legacy|interrupts|dma|rules|nvme|lifecycle|iommufd|hostile|closed|kvm|mapped|buffer|mediated|tracking|physical\n"
+	fprintf(stderr, "usage: %s legacy|interrupts|dma|rules|nvme|lifecycle|iommufd|hostile|closed|kvm|mapped|buffer|mediated|"
+		"tracking|physical|frames|virtual-functions\n"
 		"       %s mode type1|type1v2|compat-group|compat-cdev|iommufd\n",
 		argv[0], argv[0]);
 	return 2;

@@ -99,6 +99,38 @@ struct function find_nvme(void)
 	return find(is_nvme, "NVMe controller");
 }
 
+struct function function_at(const char *address)
+{
+	struct function function = { 0 };
+
+	CHECK(strlen(address) < sizeof(function.address), "the address %s", address);
+	strcpy(function.address, address);
+	function.vendor = read_number(address, "vendor");
+	function.device = read_number(address, "device");
+	function.class = read_number(address, "class");
+	describe(address, &function);
+	return function;
+}
+
+unsigned find_nics(struct function *functions, unsigned most)
+{
+	struct dirent **entries;
+	unsigned found = 0;
+	int count = scandir(DEVICES, &entries, NULL, alphasort);
+
+	CHECK(count >= 0, "scandir " DEVICES);
+	for (int i = 0; i < count; i++) {
+		const char *name = entries[i]->d_name;
+
+		if (name[0] != '.' && found < most && read_number(name, "vendor") == 0x1af4 &&
+		    read_number(name, "device") == 0x1041)
+			functions[found++] = function_at(name);
+		free(entries[i]);
+	}
+	free(entries);
+	return found;
+}
+
 int open_group(const struct function *function)
 {
 	char path[64];

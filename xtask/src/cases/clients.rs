@@ -23,13 +23,17 @@ pub(super) const C_GROUPS: [&str; 9] = [
 ];
 
 /// Groups that are about one kind of machine.
-const SPECIAL: [(&str, &str); 3] = [
+const SPECIAL: [(&str, &str); 4] = [
     ("mediated", "[[device]]\nmodel = 'edu'\nmediated = true\n"),
     (
         "tracking",
         "[[iommu]]\nname = 'unit'\ndirty-tracking = true\n[[device]]\nmodel = 'edu'\n",
     ),
     ("physical", "[[device]]\nmodel = 'edu'\niommu = 'none'\n"),
+    (
+        "virtual-functions",
+        "[[device]]\nmodel = 'virtio-net'\nvfs = 4\n",
+    ),
 ];
 
 /// A machine whose registers are mapped.
