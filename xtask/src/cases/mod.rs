@@ -4,6 +4,7 @@ mod clients;
 mod command;
 mod confined;
 mod dpdk;
+mod frames;
 mod guests;
 mod migration;
 mod unit;
@@ -82,6 +83,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(confined::cases());
     cases.extend(user::cases());
     cases.extend(dpdk::cases());
+    cases.extend(frames::cases());
     cases.extend(guests::cases());
     cases.extend(migration::cases());
     cases
