@@ -123,6 +123,7 @@ impl Bench {
                 source,
                 interrupts,
                 memory: None,
+                tap: None,
             },
         )?;
         let _ = nic.endpoint().write_config(4, &[6, 0]);

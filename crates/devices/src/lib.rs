@@ -61,7 +61,7 @@
 //!     fn answered(&self, _: Source, _: &str) {}
 //! }
 //! let source: Source = "0000:01:00.0".parse()?;
-//! let slot = Slot { source, interrupts: Arc::new(Nobody), memory: None };
+//! let slot = Slot { source, interrupts: Arc::new(Nobody), memory: None, tap: None };
 //! let edu = build("edu", &Properties::new(), slot)?;
 //! let gate = Arc::new(Gate::new());
 //! let mut port = Port::new(source, Arc::new(Attachment::new()), gate.join(), Arc::new(Nobody));
@@ -102,4 +102,4 @@ mod rest;
 pub mod virtio_net;
 
 pub use properties::{Kind, Properties, Property, Value};
-pub use registry::{BuildError, MakeMemory, Model, Slot, build, build_virtual, models};
+pub use registry::{BuildError, MakeMemory, Model, OpenTap, Slot, build, build_virtual, models};

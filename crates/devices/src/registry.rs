@@ -29,6 +29,10 @@ pub(crate) type Build = fn(&Checked<'_>, Slot) -> Result<Arc<dyn Function>, Buil
 /// in bytes, whole pages.
 pub type MakeMemory = Arc<dyn Fn(u8, u64) -> std::io::Result<Arc<dyn SharedMemory>> + Send + Sync>;
 
+/// Opens the tap interface of this name: each read gives a frame, each write
+/// takes one.
+pub type OpenTap = Arc<dyn Fn(&str) -> std::io::Result<std::fs::File> + Send + Sync>;
+
 /// Where a device is plugged in.
 pub struct Slot {
     /// Its requester id.
@@ -38,6 +42,8 @@ pub struct Slot {
     /// Where memory that programs can map comes from; `None` if no device here
     /// wants any.
     pub memory: Option<MakeMemory>,
+    /// Where tap interfaces come from; `None` if no device here wants any.
+    pub tap: Option<OpenTap>,
 }
 
 impl Slot {

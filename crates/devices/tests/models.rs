@@ -17,6 +17,7 @@ fn refusal(model: &str, properties: &[(&str, Value)]) -> String {
         source: "0000:01:00.0".parse().unwrap(),
         interrupts: Arc::new(Interrupted::default()),
         memory: None,
+        tap: None,
     };
     match build(model, &properties, slot) {
         Ok(_) => String::new(),

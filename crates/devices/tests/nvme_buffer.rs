@@ -158,6 +158,7 @@ fn a_buffer_has_a_size_that_a_bar_can_have() {
         let slot = iogate_devices::Slot {
             source: "0000:01:00.0".parse().unwrap(),
             interrupts: std::sync::Arc::new(common::Interrupted::default()),
+            tap: None,
             memory: Some(std::sync::Arc::new(|_, _| {
                 Ok(std::sync::Arc::new(common::Ram::default()))
             })),

@@ -69,6 +69,42 @@ fn frames_go_out_after_their_length_and_come_in_the_same_way() {
 }
 
 #[test]
+fn a_tap_takes_and_gives_whole_frames_without_a_length() {
+    let path = std::env::temp_dir().join(format!("iogate-{}-tap", std::process::id()));
+    let name = path.to_str().unwrap().to_owned();
+    let peer = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let mut nic = Nic::unstarted(&[("tap", Value::Text(name.clone()))]);
+    peer.connect(format!("{name}.tap")).unwrap();
+    let timeout = Some(Duration::from_secs(10));
+    peer.set_read_timeout(timeout).unwrap();
+    let (wake, woken) = channel();
+    let wake = std::sync::Mutex::new(wake);
+    nic.machine.device.attend(std::sync::Arc::new(move || {
+        let _ = wake.lock().unwrap().send(());
+    }));
+    nic.start(1 << 16, 3);
+    nic.offer_frame(1, 0, DATA, b"to the tap");
+    nic.kick(1);
+    let mut bytes = [0; 64];
+    assert_eq!(peer.recv(&mut bytes).unwrap(), 10);
+    assert_eq!(&bytes[..10], b"to the tap");
+    for (buffer, frame) in [(7, &b"from the tap"[..]), (3, b"and one more")] {
+        nic.offer_buffer(0, buffer, DATA + 0x8000, 100);
+        peer.send(frame).unwrap();
+        let mut given = Vec::new();
+        work_until(&mut nic, &woken, |nic| {
+            given.extend(nic.given(0));
+            !given.is_empty()
+        });
+        assert_eq!(given, [(u32::from(buffer), 24)]);
+        assert_eq!(nic.machine.peek(DATA + 0x800c, 12), frame);
+    }
+    for end in ["", ".tap"] {
+        std::fs::remove_file(format!("{name}{end}")).unwrap();
+    }
+}
+
+#[test]
 fn frames_wait_for_buffers_and_keep_their_order() {
     let (mut nic, mut peer, woken) = connected("order");
     // More than are read ahead.

@@ -163,6 +163,7 @@ pub(crate) fn build_devices(
             source: entry.source(),
             interrupts: interrupts.clone(),
             memory: Some(bar_memory(memory)),
+            tap: Some(Arc::new(iogate_supervisor::open_tap)),
         };
         let build = match entry.placed.virtual_of {
             Some(_) => iogate_devices::build_virtual,

@@ -3,9 +3,11 @@
 //! A stream speaks what QEMU calls `-netdev stream`: each frame after its
 //! length, 32 bits in network order. A thread reads frames ahead into buffers
 //! that are used again; a write waits at most [`PATIENCE`] for the peer and
-//! then drops the frame, as a wire does.
+//! then drops the frame, as a wire does. A tap gives and takes a frame at a
+//! time, without a length.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -62,7 +64,12 @@ pub(super) struct Stream {
     outbox: Mutex<Outbox>,
 }
 
-struct Outbox {
+enum Outbox {
+    Stream(Socket),
+    Tap(File),
+}
+
+struct Socket {
     socket: UnixStream,
     /// A frame of which a part is sent: what is left of it.
     rest: VecDeque<u8>,
@@ -114,28 +121,51 @@ impl Stream {
         let socket = UnixStream::connect(path)?;
         socket.set_write_timeout(Some(PATIENCE))?;
         let mut from = socket.try_clone()?;
+        let outbox = Outbox::Stream(Socket {
+            socket,
+            rest: VecDeque::new(),
+        });
+        Self::start(outbox, move |inbox| read_frames(&mut from, inbox))
+    }
+
+    /// A tap, which gives a frame a read and takes one a write. Its reader
+    /// ends with the process, or when the interface goes.
+    pub(super) fn tap(tap: File) -> io::Result<Self> {
+        let mut from = tap.try_clone()?;
+        Self::start(Outbox::Tap(tap), move |inbox| read_tap(&mut from, inbox))
+    }
+
+    fn start(
+        outbox: Outbox,
+        read: impl FnOnce(&Inbox) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Self> {
         let inbox = Arc::new(Inbox::default());
         let reader = Arc::clone(&inbox);
         std::thread::Builder::new()
             .name("virtio-net".to_owned())
             .spawn(move || {
                 // Whatever ends it, the link is down.
-                let _ = read_frames(&mut from, &reader);
+                let _ = read(&reader);
                 reader.lock().closed = true;
                 reader.wake();
             })?;
         Ok(Self {
             inbox,
-            outbox: Mutex::new(Outbox {
-                socket,
-                rest: VecDeque::new(),
-            }),
+            outbox: Mutex::new(outbox),
         })
     }
 
     /// Sends a frame, or drops it if the peer does not take it.
     pub(super) fn send(&self, frame: &[u8]) {
         let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let outbox = match &mut *outbox {
+            Outbox::Stream(socket) => socket,
+            Outbox::Tap(tap) => {
+                // An interface that is down drops it.
+                let _ = tap.write(frame);
+                return;
+            }
+        };
         // Without all of the frame before, the peer would not find this one.
         if !outbox.push_rest() {
             return;
@@ -173,12 +203,14 @@ impl Drop for Stream {
             .outbox
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
-        // The reader ends; a socket that is already gone is as good.
-        let _ = outbox.socket.shutdown(Shutdown::Both);
+        if let Outbox::Stream(outbox) = outbox {
+            // The reader ends; a socket that is already gone is as good.
+            let _ = outbox.socket.shutdown(Shutdown::Both);
+        }
     }
 }
 
-impl Outbox {
+impl Socket {
     /// Sends what is left of a frame; says whether nothing is left.
     fn push_rest(&mut self) -> bool {
         while !self.rest.is_empty() {
@@ -206,6 +238,29 @@ impl Outbox {
         self.rest.extend(length.iter().chain(frame).skip(sent));
         // What does not go now goes before the next frame.
         self.push_rest();
+    }
+}
+
+/// Reads frames until the interface goes.
+fn read_tap(from: &mut impl Read, inbox: &Inbox) -> io::Result<()> {
+    loop {
+        let mut frame = inbox.lock().spare.pop().unwrap_or_default();
+        frame.resize(MAX_FRAME, 0);
+        let length = loop {
+            match from.read(&mut frame) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
+        if length == 0 {
+            return Ok(());
+        }
+        frame.truncate(length);
+        inbox.push(frame);
+        inbox.wake();
+        if inbox.lock().closed {
+            return Ok(());
+        }
     }
 }
 

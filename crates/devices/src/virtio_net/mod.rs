@@ -7,7 +7,7 @@
 //! | queues | 1 to 8 pairs and a control queue, 2 to 1024 entries (256 unless asked otherwise) |
 //! | interrupts | MSI-X, a vector a queue and one for the configuration; INTx |
 //! | functions | by SR-IOV up to 16 virtual ones, each with queues and a loopback of its own |
-//! | back ends | loopback, a pair's transmitted packets are its received ones; a Unix stream as QEMU's `-netdev stream` |
+//! | back ends | loopback, a pair's transmitted packets are its received ones; a Unix stream as QEMU's `-netdev stream`; a tap interface |
 //!
 //! | BAR | offset | structure | accesses that change something |
 //! |---|---|---|---|
@@ -61,7 +61,7 @@ use worker::{Quantum, Scratch};
 
 pub(crate) const MODEL: Model = Model {
     name: "virtio-net",
-    about: "virtio 1.2 network device, loopback or a Unix stream",
+    about: "virtio 1.2 network device, loopback, a Unix stream or a tap",
     properties: &[
         Property {
             name: "queues",
@@ -77,6 +77,11 @@ pub(crate) const MODEL: Model = Model {
             name: "socket",
             kind: Kind::Text,
             about: "a listening Unix socket to connect to, as QEMU's -netdev stream (default: loopback)",
+        },
+        Property {
+            name: "tap",
+            kind: Kind::Text,
+            about: "a tap interface of this machine, made if there is none, which needs CAP_NET_ADMIN",
         },
         Property {
             name: "migration",
@@ -120,19 +125,36 @@ fn build(properties: &Checked<'_>, slot: Slot) -> Result<Arc<dyn Function>, Buil
         pairs: pairs(properties)?,
         role,
     };
-    let backend = match properties.text("socket") {
-        None => Backend::Loopback,
-        Some(path) => {
-            let stream = Stream::connect(Path::new(path));
-            Backend::Stream(stream.map_err(|error| BuildError::File {
-                path: path.to_owned(),
-                error,
-            })?)
-        }
-    };
+    let backend = backend(properties, &slot)?;
     let mut device = VirtioNet::new(slot, setup, backend)?;
     device.migratable = properties.yes("migration").unwrap_or(true);
     Ok(Arc::new(device))
+}
+
+fn backend(properties: &Checked<'_>, slot: &Slot) -> Result<Backend, BuildError> {
+    let (path, stream) = match (properties.text("socket"), properties.text("tap")) {
+        (None, None) => return Ok(Backend::Loopback),
+        (Some(path), None) => (path.to_owned(), Stream::connect(Path::new(path))),
+        (None, Some(name)) => {
+            let opened = match &slot.tap {
+                Some(open) => open(name),
+                None => Err(std::io::ErrorKind::Unsupported.into()),
+            };
+            (
+                format!("tap interface {name}"),
+                opened.and_then(Stream::tap),
+            )
+        }
+        (Some(_), Some(name)) => {
+            return Err(BuildError::Range {
+                property: "tap",
+                value: name.to_owned(),
+                rule: "a device has a socket or a tap, not both",
+            });
+        }
+    };
+    let stream = stream.map_err(|error| BuildError::File { path, error })?;
+    Ok(Backend::Stream(stream))
 }
 
 /// A virtual function has the queues of its device, and a loopback of its own.

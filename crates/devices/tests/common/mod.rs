@@ -138,6 +138,14 @@ impl Interrupts for Interrupted {
     }
 }
 
+/// What behaves as a tap does: each read gives a frame, each write takes one.
+/// The peer is bound to `name`, the other end to `name` and `.tap`.
+fn datagrams(name: &str) -> std::io::Result<std::fs::File> {
+    let socket = std::os::unix::net::UnixDatagram::bind(format!("{name}.tap"))?;
+    socket.connect(name)?;
+    Ok(std::fs::File::from(std::os::fd::OwnedFd::from(socket)))
+}
+
 pub struct Machine {
     pub device: Arc<dyn Function>,
     pub space: Arc<Space>,
@@ -155,6 +163,7 @@ impl Machine {
         let slot = Slot {
             source,
             interrupts: interrupts.clone(),
+            tap: Some(Arc::new(datagrams)),
             memory: Some(Arc::new(|_, size| {
                 Ok(Arc::new(Ram(Mutex::new(vec![0; size as usize]))))
             })),

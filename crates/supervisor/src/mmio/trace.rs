@@ -29,6 +29,8 @@ pub(crate) enum Stop {
     Group,
     /// The task executes another program.
     Exec,
+    /// The task is about to end, and accesses nothing any more.
+    Exiting,
     /// Anything else: it goes on.
     Other,
 }
@@ -45,6 +47,7 @@ impl Stop {
             0 => Self::Signal(signal),
             libc::PTRACE_EVENT_STOP if stopping.contains(&signal) => Self::Group,
             libc::PTRACE_EVENT_EXEC => Self::Exec,
+            libc::PTRACE_EVENT_EXIT => Self::Exiting,
             _ => Self::Other,
         }
     }
@@ -105,7 +108,8 @@ impl Task {
         let options = libc::PTRACE_O_TRACECLONE
             | libc::PTRACE_O_TRACEFORK
             | libc::PTRACE_O_TRACEVFORK
-            | libc::PTRACE_O_TRACEEXEC;
+            | libc::PTRACE_O_TRACEEXEC
+            | libc::PTRACE_O_TRACEEXIT;
         // SAFETY: this request takes numbers.
         done(unsafe { libc::ptrace(libc::PTRACE_SEIZE, self.0, 0, libc::c_long::from(options)) })
     }
@@ -115,6 +119,12 @@ impl Task {
         // A task that was killed meanwhile goes on by itself.
         // SAFETY: this request takes numbers.
         unsafe { libc::ptrace(libc::PTRACE_CONT, self.0, 0, libc::c_long::from(signal)) };
+    }
+
+    /// Traces the task no more; it goes on.
+    pub(crate) fn detach(self) {
+        // SAFETY: this request takes numbers.
+        unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0, 0, 0) };
     }
 
     /// Leaves the task stopped with its group.
@@ -254,6 +264,10 @@ mod tests {
         assert_eq!(stopped(libc::SIGSTOP, event), Stop::Group);
         assert_eq!(stopped(libc::SIGTRAP, event), Stop::Other);
         assert_eq!(stopped(libc::SIGTRAP, libc::PTRACE_EVENT_EXEC), Stop::Exec);
+        assert_eq!(
+            stopped(libc::SIGTRAP, libc::PTRACE_EVENT_EXIT),
+            Stop::Exiting
+        );
         assert_eq!(
             stopped(libc::SIGTRAP, libc::PTRACE_EVENT_CLONE),
             Stop::Other

@@ -65,6 +65,13 @@ impl Tracer {
                 self.accesses.forget(task);
                 task.resume(0);
             }
+            Stop::Exiting => {
+                self.accesses.forget(task);
+                self.follower.forget(task);
+                // What ends while it is traced is seen to have ended (pidfd)
+                // before its parent can wait for it.
+                task.detach();
+            }
             Stop::Group => task.listen(),
             Stop::Other => task.resume(0),
             Stop::Signal(libc::SIGBUS) => {

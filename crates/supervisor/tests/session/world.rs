@@ -60,6 +60,7 @@ pub fn session(devices: usize, program: &str, arguments: &[&str]) -> Session {
             source: entry.source(),
             interrupts: delivery.clone(),
             memory: None,
+            tap: None,
         };
         let built = iogate_devices::build("edu", &Properties::default(), slot).unwrap();
         let group = machine.groups().iter();
