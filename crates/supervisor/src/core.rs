@@ -16,6 +16,7 @@ use crate::attributes::Writable;
 use crate::eventfds::Eventfds;
 use crate::events;
 use crate::held::Held;
+use crate::mmio::BusErrors;
 use crate::nodes::Nodes;
 use crate::object::{self, Lock, Made, Proof};
 use crate::pages::Ledger;
@@ -44,6 +45,8 @@ pub(crate) struct Core {
     /// Where path calls are answered, since the program has no view of its own.
     pub(crate) paths: Option<Paths>,
     pub(crate) ledger: Ledger,
+    /// What programs have SIGBUS do; kept only while registers are mapped.
+    pub(crate) bus_errors: BusErrors,
     /// Counts the calls that were noticed because they change mappings.
     pub(crate) remapped: AtomicU64,
     held: Mutex<Held>,
@@ -143,6 +146,7 @@ impl Core {
                 files: Arc::default(),
                 private: Arc::default(),
             },
+            bus_errors: BusErrors::default(),
             remapped: AtomicU64::new(0),
             held: Mutex::default(),
             closing: Mutex::default(),

@@ -215,6 +215,22 @@ impl Filter {
         filter
     }
 
+    /// The same, which also notices what a program wants of SIGBUS and of
+    /// tracing: for registers that are mapped.
+    pub(crate) fn with_mapped_registers(mut self) -> Self {
+        // Its end, which allows the rest.
+        let end = self.0.pop();
+        let mut action = vec![low(0)];
+        action.extend(notify_if(bits(libc::SIGBUS)));
+        self.call(libc::SYS_rt_sigaction, &action);
+        let notify = [statement(RETURN, NOTIFY)];
+        for number in [libc::SYS_rt_sigprocmask, libc::SYS_ptrace] {
+            self.call(number, &notify);
+        }
+        self.0.extend(end);
+        self
+    }
+
     /// Adds what happens at system call `number`: `body`, which falls through
     /// to being allowed. The accumulator holds the number here.
     fn call(&mut self, number: c_long, body: &[sock_filter]) {
@@ -618,5 +634,32 @@ mod tests {
         }
         assert_eq!(native(AUDIT_ARCH_X86_64, 16), 16);
         assert_eq!(native(AUDIT_ARCH_X86_64, x32 | 16), -1);
+    }
+
+    #[test]
+    fn what_changes_sigbus_is_noticed_only_where_registers_are_mapped() {
+        let plain = || {
+            Filter::new(Extent {
+                unmapping: Unmapping::Noticed,
+                ..Extent::LEAST
+            })
+        };
+        let mapped = plain().with_mapped_registers();
+        let arch = AUDIT_ARCH_X86_64;
+        let bus = u64::from(libc::SIGBUS.unsigned_abs());
+        for (number, first, is_noticed) in [
+            (libc::SYS_rt_sigaction, bus, true),
+            (libc::SYS_rt_sigaction, bus + 1, false),
+            (libc::SYS_rt_sigprocmask, 0, true),
+            (libc::SYS_ptrace, 0, true),
+            (libc::SYS_getpid, 0, false),
+            (libc::SYS_munmap, 0, true),
+        ] {
+            let arguments = [first, 0, 0, 0, 0, 0];
+            let noticed = |filter| verdict(filter, arch, number, arguments) == NOTIFY;
+            assert_eq!(noticed(&mapped), is_noticed, "{number}");
+            let always = number == libc::SYS_munmap;
+            assert_eq!(noticed(&plain()), always, "{number}");
+        }
     }
 }

@@ -16,6 +16,7 @@ use crate::core::{Core, Rest, errno};
 use crate::filter::{KVM_SET_DEVICE_ATTR, REGION_BIT, SHORT_WRITE};
 use crate::kvm::{self, Machines};
 use crate::listener::{Call, Listener, OnExec, Reply};
+use crate::mmio::Action;
 use crate::numbers::{ALL, Changes, changed_by, is_reserved};
 use crate::open::{Open, is_opened_at_once};
 use crate::paths::{self, Answer as Found, NOTICED};
@@ -115,6 +116,19 @@ impl Receiver {
                 self.plain(call)
             }
             libc::SYS_mmap => self.mmap(call),
+            libc::SYS_rt_sigaction | libc::SYS_rt_sigprocmask => {
+                self.signals(call);
+                Ok(CONTINUE)
+            }
+            libc::SYS_ptrace => {
+                if asks_to_trace(call) {
+                    self.warn(
+                        "the program debugs another, which ptrace refuses while registers are \
+                         mapped: run it with `mmio = \"trap\"`",
+                    );
+                }
+                Ok(CONTINUE)
+            }
             libc::SYS_open | libc::SYS_openat | libc::SYS_openat2 => self.open(call),
             libc::SYS_lseek => {
                 if !is_reserved(call.int(0)) {
@@ -154,6 +168,25 @@ impl Receiver {
             );
         }
         client.ok()
+    }
+
+    /// What the program is about to have SIGBUS do.
+    fn signals(&self, call: &Call) {
+        let Some(client) = self.calling(call) else {
+            return;
+        };
+        let bus_errors = &self.core.bus_errors;
+        if call.number() == libc::SYS_rt_sigaction {
+            let word = |at: u64| client.word(call.argument(1).checked_add(at)?);
+            if let [Some(handler), Some(flags), Some(restorer), Some(mask)] =
+                [0, 8, 16, 24].map(word)
+            {
+                let action = Action([handler, flags, restorer, mask]);
+                bus_errors.acts(client.process().id(), action);
+            }
+        } else if let Some(set) = client.word(call.argument(1)) {
+            bus_errors.masks(call.thread, call.int(0), set);
+        }
     }
 
     /// Says something once.
@@ -504,6 +537,18 @@ impl Receiver {
         self.core.settle(rest, move || listener.answer(id, reply));
         Elsewhere
     }
+}
+
+/// Whether a call of ptrace(2) asks to trace a process.
+fn asks_to_trace(call: &Call) -> bool {
+    let requests = [
+        libc::PTRACE_TRACEME,
+        libc::PTRACE_ATTACH,
+        libc::PTRACE_SEIZE,
+    ];
+    requests
+        .iter()
+        .any(|request| i64::from(*request) == i64::from(call.int(0)))
 }
 
 /// The buffers of a vector of `count`: addresses and lengths.

@@ -208,12 +208,15 @@ impl Started {
             None => ShortWrites::Unseen,
         };
         let descriptors = Descriptors::possible();
-        let filter = Filter::new(Extent {
+        let mut filter = Filter::new(Extent {
             unmapping: session.unmapping,
             short_writes,
             paths: stage.is_some(),
             eventfds: descriptors == Descriptors::Shown,
         });
+        if session.host.maps_registers() {
+            filter = filter.with_mapped_registers();
+        }
         // SAFETY: the caller of `run` promises that there is one thread, so
         // that the child may do anything.
         let guardian = match unsafe { libc::fork() } {

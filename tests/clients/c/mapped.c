@@ -7,6 +7,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -357,29 +358,112 @@ static void signals(void)
 	ok("handlers that access registers themselves");
 }
 
-// A fault that the program blocks or ignores would end it.
+static void note(int signal)
+{
+	(void)signal;
+	ticks++;
+}
+
+static bool blocks_bus_errors(void)
+{
+	sigset_t now;
+
+	CHECK(!pthread_sigmask(SIG_BLOCK, NULL, &now), "pthread_sigmask");
+	return sigismember(&now, SIGBUS);
+}
+
+static void (*bus_handler(void))(int)
+{
+	struct sigaction now;
+
+	CHECK(!sigaction(SIGBUS, NULL, &now), "sigaction");
+	return now.sa_handler;
+}
+
+// A fault that the program blocks or ignores would end it, and leaves the default action and an open mask.
 static void *unheard(void *argument)
 {
 	sigset_t all;
 
-	(void)argument;
 	sigfillset(&all);
 	CHECK(!pthread_sigmask(SIG_SETMASK, &all, NULL), "pthread_sigmask");
-	CHECK(REGISTER(u32, EDU_ID) == 0x010000ed, "identification with all signals blocked");
-	CHECK(REGISTER(u32, EDU_ID) == 0x010000ed, "identification once more");
+	for (int i = 0; i < 3; i++) {
+		CHECK(REGISTER(u32, EDU_ID) == 0x010000ed, "identification with all signals blocked");
+		CHECK(blocks_bus_errors(), "a mask that was opened");
+		CHECK((void *)bus_handler() == argument, "an action that was reset");
+	}
 	return NULL;
+}
+
+static void in_thread(void *(*body)(void *), void *argument)
+{
+	pthread_t thread;
+
+	CHECK(!pthread_create(&thread, NULL, body, argument), "pthread_create");
+	CHECK(!pthread_join(thread, NULL), "pthread_join");
+}
+
+static void in_handler(int signal)
+{
+	(void)signal;
+	CHECK(REGISTER(u32, EDU_ID) == 0x010000ed, "identification in a handler");
+	CHECK(blocks_bus_errors() && bus_handler() == note, "what a handler blocks and the program does");
+	ticks++;
+}
+
+static void ignoring(void *argument)
+{
+	(void)argument;
+	CHECK(bus_handler() == SIG_IGN, "a child that ignores no more");
+	CHECK(REGISTER(u32, EDU_ID) == 0x010000ed, "identification in a child");
+	CHECK(bus_handler() == SIG_IGN, "a child that ignores no more after an access");
+	raise(SIGBUS);
+	// A program that is executed ignores it too: SigIgn, bit 6.
+	CHECK(!system("grep -q '^SigIgn:.*[4-7c-f][0-9a-f]$' /proc/self/status"), "a program that does not ignore it");
 }
 
 static void unheard_signals(void)
 {
-	pthread_t thread;
+	struct sigaction action = { .sa_handler = in_handler };
 
-	CHECK(!pthread_create(&thread, NULL, unheard, NULL), "pthread_create");
-	CHECK(!pthread_join(thread, NULL), "pthread_join");
+	in_thread(unheard, SIG_DFL);
+	CHECK(!blocks_bus_errors(), "another thread's mask");
 	signal(SIGBUS, SIG_IGN);
-	CHECK(REGISTER(u32, EDU_ID) == 0x010000ed, "identification with SIGBUS ignored");
+	for (int i = 0; i < 3; i++) {
+		CHECK(REGISTER(u32, EDU_ID) == 0x010000ed, "identification with SIGBUS ignored");
+		CHECK(bus_handler() == SIG_IGN && !blocks_bus_errors(), "what is ignored");
+	}
+	raise(SIGBUS);
+	in_thread(unheard, SIG_IGN);
+	in_child(ignoring, NULL);
+	ok("threads that block SIGBUS and programs that ignore it");
+
+	signal(SIGBUS, note);
+	CHECK(REGISTER(u32, EDU_ID) == 0x010000ed && bus_handler() == note, "a handler");
+	in_thread(unheard, note);
+	sigfillset(&action.sa_mask);
+	CHECK(!sigaction(SIGUSR1, &action, NULL), "sigaction");
+	ticks = 0;
+	raise(SIGUSR1);
+	CHECK(ticks == 1 && !blocks_bus_errors(), "a handler that blocks all");
+	raise(SIGBUS);
+	CHECK(ticks == 2, "the program's own handler is not called");
 	signal(SIGBUS, SIG_DFL);
-	ok("threads that block or ignore SIGBUS");
+	signal(SIGUSR1, SIG_DFL);
+	CHECK(REGISTER(u32, EDU_ID) == 0x010000ed && bus_handler() == SIG_DFL, "the default action");
+	ok("programs with a handler for SIGBUS");
+}
+
+// ptrace is taken: who asks for it is refused, and told why.
+static void debuggers(void)
+{
+	int child = fork(), status;
+
+	if (!child)
+		_exit(ptrace(PTRACE_TRACEME, 0, 0, 0) == -1 && errno == EPERM ? 7 : 8);
+	status = wait_status(child);
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7, "ptrace: %#x", status);
+	ok("a program that is debugged");
 }
 
 static sigjmp_buf back;
@@ -518,6 +602,7 @@ void mapped(void)
 	forks();
 	signals();
 	unheard_signals();
+	debuggers();
 	own_faults(&s);
 	unknown(with_the_x87);
 	if (__builtin_cpu_supports("avx2"))

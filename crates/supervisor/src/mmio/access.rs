@@ -13,6 +13,7 @@ use iogate_x86::{
     Inaccessible, LONGEST, Layout, Memory, Stopped, Vector, Vectors, Xsave, execute, is_whole,
 };
 
+use super::restore::restore;
 use super::trace::{AREA, Task};
 use crate::core::{Core, Rest};
 use crate::filter::Unmapping;
@@ -121,6 +122,10 @@ impl Accesses {
         if registers != before {
             user.set(&registers);
             task.set_registers(&user)?;
+        }
+        if executed.is_ok() {
+            // Without that the program goes on too.
+            let _ = restore(task, program.id, &program.memory, &self.core.bus_errors);
         }
         Ok(match executed {
             Ok(_) => Outcome::Executed,

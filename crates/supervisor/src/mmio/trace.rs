@@ -5,6 +5,8 @@ use std::io;
 
 use iogate_x86::Registers;
 
+use super::bus_errors::Shown;
+
 /// A task that is traced.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Task(pub(crate) i32);
@@ -94,9 +96,61 @@ impl Task {
         self.0.cast_unsigned()
     }
 
+    /// What `/proc` says of it. ENOENT if it has gone.
+    pub(crate) fn status(self) -> io::Result<String> {
+        std::fs::read_to_string(format!("/proc/{}/status", self.0))
+    }
+
+    /// What `/proc` says of it and SIGBUS.
+    pub(crate) fn shown(self) -> io::Result<Shown> {
+        Ok(Shown::parse(&self.status()?))
+    }
+
+    /// The signals that it blocks.
+    pub(crate) fn mask(self) -> io::Result<u64> {
+        let mut mask = 0_u64;
+        // SAFETY: the kernel writes 8 bytes.
+        done(unsafe { libc::ptrace(libc::PTRACE_GETSIGMASK, self.0, 8, &raw mut mask) })?;
+        Ok(mask)
+    }
+
+    pub(crate) fn set_mask(self, mask: u64) -> io::Result<()> {
+        // SAFETY: the kernel reads 8 bytes.
+        done(unsafe { libc::ptrace(libc::PTRACE_SETSIGMASK, self.0, 8, &raw const mask) })
+    }
+
+    /// Has it make the system call that its registers are at, and waits for
+    /// its end. No signal but SIGKILL and SIGSTOP can come between.
+    pub(crate) fn make_call(self) -> io::Result<()> {
+        // Stops at the beginning and at the end of the call.
+        let mut left = 2_u32;
+        while left > 0 {
+            // SAFETY: this request takes numbers.
+            done(unsafe { libc::ptrace(libc::PTRACE_SYSCALL, self.0, 0, 0) })?;
+            let mut status = 0;
+            let options = libc::__WALL | libc::__WNOTHREAD;
+            // SAFETY: the status is written to a local integer.
+            let found = unsafe { libc::waitpid(self.0, &raw mut status, options) };
+            if found != self.0 {
+                return Err(io::Error::last_os_error());
+            }
+            match Stop::from_wait(status) {
+                Stop::Signal(libc::SIGTRAP) => left = left.saturating_sub(1),
+                Stop::Ended => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
+                // Once more, when it goes on for good.
+                // SAFETY: kill takes numbers.
+                Stop::Signal(signal) => unsafe {
+                    libc::kill(self.0, signal);
+                },
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The number of its process. ENOENT if it has gone.
     pub(crate) fn process(self) -> io::Result<u32> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0))?;
+        let status = self.status()?;
         let process = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
         let process = process.and_then(|process| process.trim().parse().ok());
         process.ok_or_else(|| io::ErrorKind::InvalidData.into())
@@ -222,6 +276,38 @@ impl User {
     /// Whether the task runs in 64-bit mode.
     pub(crate) fn is_64_bit(&self) -> bool {
         self.0.cs == CODE_64
+    }
+
+    /// Makes them those of a task that is about to make a system call by the
+    /// instruction at `at`.
+    pub(crate) fn set_call(&mut self, number: i64, arguments: [u64; 4], at: u64) {
+        let user = &mut self.0;
+        user.rax = number.cast_unsigned();
+        [user.rdi, user.rsi, user.rdx, user.r10] = arguments;
+        user.rip = at;
+        // It is in no call that could be restarted.
+        user.orig_rax = u64::MAX;
+    }
+
+    /// Has a call that was to be given up for a handler's sake begin anew
+    /// after it, if it is one that programs do not expect to fail so. Returns
+    /// whether that was so.
+    pub(crate) fn restart(&mut self) -> bool {
+        /// Linux include/linux/errno.h, ERESTARTSYS and ERESTARTNOINTR.
+        const MAYBE: i64 = -512;
+        const ALWAYS: i64 = -513;
+        let calls = [
+            libc::SYS_rt_sigaction,
+            libc::SYS_rt_sigprocmask,
+            libc::SYS_ptrace,
+        ];
+        let user = &mut self.0;
+        let is_given_up =
+            user.rax.cast_signed() == MAYBE && calls.contains(&user.orig_rax.cast_signed());
+        if is_given_up {
+            user.rax = ALWAYS.cast_unsigned();
+        }
+        is_given_up
     }
 
     pub(crate) fn to_registers(self) -> Registers {

@@ -1,11 +1,13 @@
 //! The thread that traces the program and waits for its stops.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use super::access::{Accesses, Outcome};
 use super::processor::Follower;
+use super::restore::look;
 use super::trace::{self, Stop, Task};
 use crate::core::Core;
 use crate::filter::Unmapping;
@@ -18,15 +20,20 @@ const SEGV_MAPERR: i32 = 1;
 
 /// What the tracing thread works with.
 pub(crate) struct Tracer {
+    core: Arc<Core>,
     accesses: Accesses,
     follower: Follower,
+    /// Tasks that have stopped before.
+    known: HashSet<Task>,
 }
 
 impl Tracer {
     pub(crate) fn new(core: Arc<Core>, unmapping: Unmapping) -> Self {
         Self {
-            accesses: Accesses::new(core, unmapping),
+            accesses: Accesses::new(Arc::clone(&core), unmapping),
+            core,
             follower: Follower::default(),
+            known: HashSet::new(),
         }
     }
 
@@ -60,9 +67,14 @@ impl Tracer {
             Stop::Ended => {
                 self.accesses.forget(task);
                 self.follower.forget(task);
+                self.known.remove(&task);
+                self.core.bus_errors.ends(task.number());
             }
             Stop::Exec => {
                 self.accesses.forget(task);
+                if let Ok(shown) = task.shown() {
+                    self.core.bus_errors.executes(task.number(), shown);
+                }
                 task.resume(0);
             }
             Stop::Exiting => {
@@ -73,13 +85,30 @@ impl Tracer {
                 task.detach();
             }
             Stop::Group => task.listen(),
-            Stop::Other => task.resume(0),
+            Stop::Other => {
+                self.begin(task);
+                task.resume(0);
+            }
             Stop::Signal(libc::SIGBUS) => {
                 // A task that is gone meanwhile takes no signal either.
                 let signal = self.bus_error(task).unwrap_or(libc::SIGBUS);
                 task.resume(signal);
             }
-            Stop::Signal(signal) => task.resume(signal),
+            Stop::Signal(signal) => {
+                let _ = restart(task);
+                task.resume(signal);
+            }
+        }
+    }
+
+    /// Looks at a task when it stops for the first time, before it has done
+    /// anything.
+    fn begin(&mut self, task: Task) {
+        if self.known.insert(task)
+            && let Ok((shown, process, parent)) = look(task)
+        {
+            let bus_errors = &self.core.bus_errors;
+            bus_errors.begins(task.number(), process, parent, shown);
         }
     }
 
@@ -114,6 +143,15 @@ impl Tracer {
                 0
             }
         })
+    }
+}
+
+/// Keeps the calls that are noticed for our own sake from failing by a signal.
+fn restart(task: Task) -> io::Result<()> {
+    let mut user = task.registers()?;
+    match user.restart() {
+        true => task.set_registers(&user),
+        false => Ok(()),
     }
 }
 
