@@ -1,8 +1,11 @@
 //! Sequences of iommufd calls, against the naive model.
 #![no_main]
 
+#[path = "../../crates/uapi/tests/iommufd_fuzz/areas.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the other body uses it")]
+mod areas;
 #[path = "../../crates/uapi/tests/iommufd_fuzz/body.rs"]
-#[allow(dead_code, unreachable_pub, reason = "it holds two bodies")]
+#[allow(dead_code, unreachable_pub, reason = "it holds all bodies")]
 mod body;
 #[path = "../../crates/uapi/tests/iommufd_world/mod.rs"]
 mod iommufd_world;

@@ -77,11 +77,16 @@ pub(crate) fn client() {
         let each = begun.elapsed().as_secs_f64() * 1e6 / PAGES as f64;
         tell(&format!("{PAGES} maps of {name}: {each:.1} us each"));
         unmap(&container);
-        tell("before");
-        let begun = Instant::now();
+        let mut best = f64::INFINITY;
+        for _ in 0..5 {
+            tell("before");
+            let begun = Instant::now();
+            map(0, LENGTH);
+            best = best.min(begun.elapsed().as_secs_f64() * 1e6);
+            unmap(&container);
+        }
         map(0, LENGTH);
-        let whole = begun.elapsed().as_secs_f64() * 1e6;
-        tell(&format!("one map of as much of {name}: {whole:.1} us"));
+        tell(&format!("one map of as much of {name}: {best:.1} us"));
         unmap(&container);
         // SAFETY: the mapping made for this kind.
         unsafe { libc::munmap(address.cast(), LENGTH) };

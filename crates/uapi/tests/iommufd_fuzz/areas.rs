@@ -1,8 +1,7 @@
 //! The naive model of one IOAS: its areas and ranges as lists.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::rc::{Rc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use iogate_uapi::Errno;
 
@@ -19,17 +18,17 @@ pub struct Pin {
 pub struct Memory {
     pub start: u64,
     pub rights: u32,
-    pub pins: RefCell<Vec<Weak<Pin>>>,
+    pub pins: Mutex<Vec<Weak<Pin>>>,
 }
 
 #[derive(Clone)]
 pub struct Area {
     pub first: u64,
     pub length: u64,
-    pub memory: Rc<Memory>,
+    pub memory: Arc<Memory>,
     pub offset: u64,
     pub rights: u32,
-    pub pin: Option<Rc<Pin>>,
+    pub pin: Option<Arc<Pin>>,
     /// Pages of the program that went while this was pinned.
     pub dead: BTreeSet<u64>,
 }

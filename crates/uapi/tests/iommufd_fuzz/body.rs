@@ -1,5 +1,7 @@
 //! The fuzz bodies: plain functions on bytes.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use iogate_dma::Memory;
 use iogate_uapi::{Client, Errno};
 
@@ -65,6 +67,68 @@ impl Input<'_> {
 /// A sequence of calls, each compared with the naive model: its result, the
 /// ranges of every IOAS, every pinned frame, and what every device reaches.
 pub fn sequence(bytes: &[u8]) {
+    let world = filled();
+    let mut parts = [Part::new(&world, &[0, 1, 2, 3, 4])];
+    let mut input = Input(bytes);
+    while !input.is_empty() {
+        turn(&world, &mut parts, 0, &mut input);
+    }
+    close(&world, parts);
+}
+
+/// The same on several iommufds by turns, which have devices of their own and
+/// the program's memory in common.
+pub fn several(bytes: &[u8]) {
+    let world = filled();
+    let mut parts = [
+        Part::new(&world, &[0, 1]),
+        Part::new(&world, &[2, 3]),
+        Part::new(&world, &[4]),
+    ];
+    let mut input = Input(bytes);
+    while !input.is_empty() {
+        let whose = input.below(parts.len());
+        turn(&world, &mut parts, whose, &mut input);
+    }
+    close(&world, parts);
+}
+
+/// The same by threads at once, each on an iommufd of its own: what the others
+/// do is not felt.
+pub fn threads(bytes: &[u8]) {
+    let world = filled();
+    let parts = [
+        Part::new(&world, &[0, 1]),
+        Part::new(&world, &[2, 3]),
+        Part::new(&world, &[4]),
+    ];
+    let each = bytes.len() / parts.len();
+    let run = |slot: usize, mut part: Part| {
+        set_argument(ARGUMENT + slot as u64 * 4 * PAGE);
+        let mut input = Input(&bytes[slot * each..][..each]);
+        while !input.is_empty() {
+            // Pages that the program takes away are everybody's.
+            let _page = part.step(&world, &mut input);
+            part.compare(&world);
+        }
+        part
+    };
+    let parts: Vec<Part> = std::thread::scope(|scope| {
+        let started = parts.into_iter().enumerate();
+        let started: Vec<_> = started
+            .map(|(slot, part)| scope.spawn(move || run(slot, part)))
+            .collect();
+        started
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    compare_pins(&world, &parts);
+    close(&world, parts);
+}
+
+/// A world whose program has something in its memory.
+fn filled() -> World {
     let world = World::new();
     for unit in 0..HEAP_PAGES * 4 {
         let at = HEAP + unit * model::UNIT;
@@ -77,151 +141,215 @@ pub fn sequence(bytes: &[u8]) {
             .write(frame * PAGE + within, &value)
             .unwrap();
     }
-    let file = world.iommufd();
-    let mut model = Model::new();
-    let mut open: [Option<Opened>; model::DEVICES.len()] = Default::default();
-    let mut input = Input(bytes);
-    while !input.is_empty() {
-        step(&world, file, &mut model, &mut open, &mut input);
-        compare(&world, file, &model);
+    world
+}
+
+/// One call on one of the parts, and a look at all of them.
+fn turn(world: &World, parts: &mut [Part], whose: usize, input: &mut Input<'_>) {
+    if let Some(page) = parts[whose].step(world, input) {
+        take_or_give(world, parts, page);
     }
-    for device in open.into_iter().flatten() {
-        world.close(device);
+    for part in &*parts {
+        part.compare(world);
     }
-    world.close(file);
+    compare_pins(world, parts);
+}
+
+/// The program unmaps a page of its memory, or gets it back.
+fn take_or_give(world: &World, parts: &mut [Part], page: u64) {
+    let at = HEAP + page * PAGE;
+    if parts.iter().all(|part| part.model.is_present(page)) {
+        world.take(at);
+        parts.iter_mut().for_each(|part| part.model.take(page));
+    } else if page.is_multiple_of(2) {
+        // A shared page comes back as what it was; a private one never does.
+        world.give(at, 2000 + page, true, true);
+        parts.iter_mut().for_each(|part| part.model.give(page));
+    }
+}
+
+fn close(world: &World, parts: impl IntoIterator<Item = Part>) {
+    for part in parts {
+        for (_, device) in part.open {
+            world.close(device);
+        }
+        world.close(part.file);
+    }
     assert_eq!(world.pinned_frames(), 0);
 }
 
-fn step(
-    world: &World,
+/// An iommufd, the devices that it may have, and what the model says of it.
+struct Part {
     file: Opened,
-    model: &mut Model,
-    open: &mut [Option<Opened>],
-    input: &mut Input<'_>,
-) {
-    let operation = input.below(16);
-    match operation {
-        0 => assert_eq!(world.ioas(file), model.ioas_alloc()),
-        1..=3 => {
-            let (ioas, flags) = (input.id(&model.spaces()), input.flags());
-            let (va, length) = (HEAP + input.size(), input.size());
-            let iova = input.size();
-            let expected = model.map(ioas, flags, va, length, iova);
-            assert_eq!(world.map(file, ioas, flags, (va, length), iova), expected);
+    devices: &'static [usize],
+    model: Model,
+    open: BTreeMap<usize, Opened>,
+}
+
+impl Part {
+    fn new(world: &World, devices: &'static [usize]) -> Self {
+        Self {
+            file: world.iommufd(),
+            devices,
+            model: Model::new(),
+            open: BTreeMap::new(),
         }
-        4 | 5 => {
-            let (from, to) = (input.id(&model.spaces()), input.id(&model.spaces()));
-            let (flags, iova) = (input.flags(), input.size());
-            let (source, length) = input.range(&model.spans(from));
-            let expected = model.copy(flags, from, source, to, iova, length);
-            let result = world.copy(file, flags, (from, source), (to, iova), length);
-            assert_eq!(result, expected);
-        }
-        6 | 7 => {
-            let ioas = input.id(&model.spaces());
-            let (iova, length) = match input.byte() {
-                0 => (0, u64::MAX),
-                _ => input.range(&model.spans(ioas)),
-            };
-            let expected = model.unmap(ioas, iova, length);
-            assert_eq!(world.unmap(file, ioas, iova, length), expected);
-        }
-        8 => {
-            let id = input.id(&[]);
-            assert_eq!(world.destroy(file, id), model.destroy(id));
-        }
-        9 => {
-            let (device, pt) = (input.id(&model.devices()), input.id(&model.spaces()));
-            assert_eq!(
-                world.hwpt(file, device, pt, 0),
-                model.hwpt_alloc(device, pt)
-            );
-        }
-        10 => {
-            let which = input.below(open.len());
-            match open[which].take() {
-                Some(device) => {
-                    world.close(device);
-                    model.close(which);
+    }
+
+    fn device(&self, input: &mut Input<'_>) -> usize {
+        self.devices[input.below(self.devices.len())]
+    }
+
+    /// One call. Returns a page of the program's memory instead, that is to be taken
+    /// away or given back.
+    fn step(&mut self, world: &World, input: &mut Input<'_>) -> Option<u64> {
+        let file = self.file;
+        let operation = input.below(18);
+        match operation {
+            0 => assert_eq!(world.ioas(file), self.model.ioas_alloc()),
+            1..=3 => {
+                let (ioas, flags) = (input.id(&self.model.spaces()), input.flags());
+                let (va, length) = (HEAP + input.size(), input.size());
+                let iova = input.size();
+                let expected = self.model.map(ioas, flags, va, length, iova);
+                assert_eq!(world.map(file, ioas, flags, (va, length), iova), expected);
+            }
+            4 | 5 => {
+                let (from, to) = (
+                    input.id(&self.model.spaces()),
+                    input.id(&self.model.spaces()),
+                );
+                let (flags, iova) = (input.flags(), input.size());
+                let (source, length) = input.range(&self.model.spans(from));
+                let expected = self.model.copy(flags, from, source, to, iova, length);
+                let result = world.copy(file, flags, (from, source), (to, iova), length);
+                assert_eq!(result, expected);
+            }
+            6 | 7 => {
+                let ioas = input.id(&self.model.spaces());
+                let (iova, length) = match input.byte() {
+                    0 => (0, u64::MAX),
+                    _ => input.range(&self.model.spans(ioas)),
+                };
+                let expected = self.model.unmap(ioas, iova, length);
+                assert_eq!(world.unmap(file, ioas, iova, length), expected);
+            }
+            8 => {
+                let id = input.id(&[]);
+                assert_eq!(world.destroy(file, id), self.model.destroy(id));
+            }
+            9 => {
+                let (device, pt) = (
+                    input.id(&self.model.devices()),
+                    input.id(&self.model.spaces()),
+                );
+                assert_eq!(
+                    world.hwpt(file, device, pt, 0),
+                    self.model.hwpt_alloc(device, pt)
+                );
+            }
+            10 => {
+                let which = self.device(input);
+                match self.open.remove(&which) {
+                    Some(device) => {
+                        world.close(device);
+                        self.model.close(which);
+                    }
+                    None => {
+                        let (device, id) = world.bound(model::DEVICES[which], file);
+                        assert_eq!(id, self.model.bind(which));
+                        self.open.insert(which, device);
+                    }
                 }
-                None => {
-                    let (device, id) = world.bound(model::DEVICES[which], file);
-                    assert_eq!(id, model.bind(which));
-                    open[which] = Some(device);
+            }
+            11 | 12 => {
+                let (which, pt) = (self.device(input), input.id(&self.model.tables()));
+                if let Some(device) = self.open.get(&which).copied() {
+                    assert_eq!(world.attach(device, pt), self.model.attach(which, pt));
                 }
             }
-        }
-        11 | 12 => {
-            let (which, pt) = (input.below(open.len()), input.id(&model.tables()));
-            if let Some(device) = open[which] {
-                assert_eq!(world.attach(device, pt), model.attach(which, pt));
+            13 => {
+                let which = self.device(input);
+                if let Some(device) = self.open.get(&which).copied() {
+                    assert_eq!(world.detach(device), Ok(()));
+                    self.model.detach(which);
+                }
             }
-        }
-        13 => {
-            let which = input.below(open.len());
-            if let Some(device) = open[which] {
-                assert_eq!(world.detach(device), Ok(()));
-                model.detach(which);
+            14 => {
+                let ioas = input.id(&self.model.spaces());
+                if input.byte() & 1 == 0 {
+                    let on = u64::from(input.byte() & 1);
+                    let expected = self.model.huge_pages(ioas, on == 1);
+                    assert_eq!(world.option(file, (1, 0), ioas, on).map(drop), expected);
+                } else {
+                    let ranges = (0..input.below(3)).map(|_| {
+                        let first = input.size();
+                        (first, first + input.size())
+                    });
+                    let ranges: Vec<_> = ranges
+                        .map(|(first, end)| (first, end.wrapping_sub(1)))
+                        .collect();
+                    assert_eq!(
+                        world.allow(file, ioas, &ranges),
+                        self.model.allow(ioas, &ranges)
+                    );
+                }
             }
-        }
-        14 => {
-            let ioas = input.id(&model.spaces());
-            if input.byte() & 1 == 0 {
-                let on = u64::from(input.byte() & 1);
-                let expected = model.huge_pages(ioas, on == 1);
-                assert_eq!(world.option(file, (1, 0), ioas, on).map(drop), expected);
-            } else {
-                let ranges = (0..input.below(3)).map(|_| {
-                    let first = input.size();
-                    (first, first + input.size())
+            15 => return Some(u64::from(input.byte()) % HEAP_PAGES),
+            16 => {
+                let ioas = input.id(&self.model.spaces());
+                let (op, expected) = match input.byte() % 3 {
+                    0 => (0_u16, self.model.vfio_ioas()),
+                    1 => (1, self.model.set_vfio_ioas(ioas).map(|()| ioas)),
+                    _ => {
+                        self.model.clear_vfio_ioas();
+                        (2, Ok(ioas))
+                    }
+                };
+                let mut bytes = pack!(12_u32, ioas, op, 0_u16);
+                let result = world.call(file, 0x88, &mut bytes);
+                assert_eq!(result.map(|_| word(&bytes, 4)), expected);
+            }
+            _ => {
+                // VFIO's READ 1 and WRITE 2.
+                let write = u32::from(input.byte() & 1);
+                let (va, length, iova) = (HEAP + input.size(), input.size(), input.size());
+                let expected = self.model.vfio_ioas().and_then(|ioas| {
+                    let flags = FIXED | R | (write * W);
+                    self.model.map(ioas, flags, va, length, iova).map(|_| 0)
                 });
-                let ranges: Vec<_> = ranges
-                    .map(|(first, end)| (first, end.wrapping_sub(1)))
-                    .collect();
-                assert_eq!(world.allow(file, ioas, &ranges), model.allow(ioas, &ranges));
+                let mut bytes = pack!(32_u32, 1 | (write << 1), va, iova, length);
+                assert_eq!(world.call(file, 0x71, &mut bytes), expected);
             }
         }
-        _ => {
-            let page = input.byte() as u64 % HEAP_PAGES;
-            let at = HEAP + page * PAGE;
-            if model.is_present(page) {
-                world.take(at);
-                model.take(page);
-            } else if page.is_multiple_of(2) {
-                // A shared page comes back as what it was; a private one
-                // never does.
-                world.give(at, 2000 + page, true, true);
-                model.give(page);
+        None
+    }
+
+    fn compare(&self, world: &World) {
+        let model = &self.model;
+        for (ioas, expected) in model.all_ranges() {
+            assert_eq!(world.ranges(self.file, ioas), expected);
+        }
+        for which in self.devices.iter().copied() {
+            let index = model::DEVICES[which];
+            // One that is attached to nothing reaches nothing anywhere.
+            let pages = if model.is_attached(which) { 20 } else { 1 };
+            for iova in (0..pages * PAGE).step_by(model::UNIT as usize) {
+                let at = iova + model::UNIT / 2;
+                let (reads, writes) = (model.dma(which, at, R), model.dma(which, at, W));
+                assert_eq!(world.dma_read(index, at), reads, "{which} {at:#x}");
+                let written = world.dma_write(index, at, writes.unwrap_or(0));
+                assert_eq!(written, writes.is_some(), "{which} {at:#x}");
             }
         }
     }
 }
 
-fn compare(world: &World, file: Opened, model: &Model) {
-    for (ioas, expected) in model.all_ranges() {
-        assert_eq!(world.ranges(file, ioas), expected);
-    }
-    let pinned: Vec<u64> = world
-        .program
-        .process
-        .pins
-        .lock()
-        .unwrap()
-        .keys()
-        .copied()
-        .collect();
-    assert_eq!(pinned, model.pinned_frames());
-    for (which, index) in model::DEVICES.into_iter().enumerate() {
-        // One that is attached to nothing reaches nothing anywhere.
-        let pages = if model.is_attached(which) { 20 } else { 1 };
-        for iova in (0..pages * PAGE).step_by(model::UNIT as usize) {
-            let at = iova + model::UNIT / 2;
-            let (reads, writes) = (model.dma(which, at, R), model.dma(which, at, W));
-            assert_eq!(world.dma_read(index, at), reads, "{which} {at:#x}");
-            let written = world.dma_write(index, at, writes.unwrap_or(0));
-            assert_eq!(written, writes.is_some(), "{which} {at:#x}");
-        }
-    }
+fn compare_pins(world: &World, parts: &[Part]) {
+    let pins = world.program.process.pins.lock().unwrap();
+    let pinned: BTreeSet<u64> = pins.keys().copied().collect();
+    let expected = parts.iter().flat_map(|part| part.model.pinned_frames());
+    assert_eq!(pinned, expected.collect());
 }
 
 /// Single calls with any bytes as their argument: whatever they come to, no

@@ -14,7 +14,12 @@ mod model;
 
 use fuzz_input::Body;
 
-const BODIES: [(&str, Body); 2] = [("sequence", body::sequence), ("call", body::call)];
+const BODIES: [(&str, Body); 4] = [
+    ("sequence", body::sequence),
+    ("several", body::several),
+    ("threads", body::threads),
+    ("call", body::call),
+];
 
 #[test]
 fn the_corpus_keeps_every_promise() {
@@ -24,6 +29,16 @@ fn the_corpus_keeps_every_promise() {
 #[test]
 fn sequences_of_calls_come_to_what_the_naive_model_says() {
     fuzz_input::random("sequence", body::sequence, 600);
+}
+
+#[test]
+fn several_iommufds_come_to_what_their_models_say() {
+    fuzz_input::random("several", body::several, 600);
+}
+
+#[test]
+fn threads_at_once_come_to_what_their_models_say() {
+    fuzz_input::random("threads", body::threads, 1200);
 }
 
 #[test]

@@ -1,9 +1,8 @@
 //! A naive model of one iommufd: lists that are searched from end to end, in
 //! the words of the kernel's rules.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::{Rc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use iogate_uapi::Errno;
 
@@ -50,10 +49,12 @@ pub struct Model {
     /// By group: the page table, and which devices are attached.
     links: BTreeMap<u32, (u32, Vec<usize>)>,
     present: BTreeSet<u64>,
+    /// The IOAS that VFIO's calls are about.
+    vfio: Option<u32>,
 }
 
 /// Pages, where in them, and how many bytes.
-type Parts = Vec<(Rc<Memory>, u64, u64)>;
+type Parts = Vec<(Arc<Memory>, u64, u64)>;
 /// What may be mapped, and the alignment.
 pub type Ranges = (Vec<(u64, u64)>, u64);
 
@@ -63,6 +64,7 @@ impl Model {
             objects: BTreeMap::new(),
             links: BTreeMap::new(),
             present: (0..HEAP_PAGES).collect(),
+            vfio: None,
         }
     }
 
@@ -158,7 +160,7 @@ impl Model {
             let to = (area.memory.start + area.offset + area.length - 1 - HEAP) / PAGE;
             if area.pin.is_some() && (from..=to).contains(&page) {
                 area.dead.insert(page);
-                area.memory.pins.borrow_mut().clear();
+                area.memory.pins.lock().unwrap().clear();
             }
         }
     }
@@ -179,15 +181,15 @@ impl Model {
 
     fn pin(
         present: &BTreeSet<u64>,
-        memory: &Rc<Memory>,
+        memory: &Arc<Memory>,
         offset: u64,
         length: u64,
         rights: u32,
-    ) -> Result<Rc<Pin>, Errno> {
+    ) -> Result<Arc<Pin>, Errno> {
         let rights = rights | memory.rights;
-        let mut pins = memory.pins.borrow_mut();
+        let mut pins = memory.pins.lock().unwrap();
         let live = pins.iter().filter_map(Weak::upgrade);
-        let fits = |pin: &Rc<Pin>| {
+        let fits = |pin: &Arc<Pin>| {
             pin.offset <= offset
                 && offset + length <= pin.offset + pin.length
                 && pin.rights & rights == rights
@@ -201,12 +203,12 @@ impl Model {
                 return Err(Errno::EFAULT);
             }
         }
-        let pin = Rc::new(Pin {
+        let pin = Arc::new(Pin {
             offset,
             length,
             rights,
         });
-        pins.push(Rc::downgrade(&pin));
+        pins.push(Arc::downgrade(&pin));
         Ok(pin)
     }
 
@@ -222,10 +224,10 @@ impl Model {
             return Err(Errno::EINVAL);
         }
         self.ioas(ioas)?;
-        let memory = Rc::new(Memory {
+        let memory = Arc::new(Memory {
             start: va,
             rights: flags & RW,
-            pins: RefCell::default(),
+            pins: Mutex::default(),
         });
         self.map_parts(ioas, vec![(memory, 0, length)], flags, iova)
     }
@@ -256,7 +258,7 @@ impl Model {
             let area = hit.ok_or(Errno::ENOENT)?;
             let end = area.end().min(source + length);
             parts.push((
-                Rc::clone(&area.memory),
+                Arc::clone(&area.memory),
                 area.offset + at - area.first,
                 end - at,
             ));
@@ -316,6 +318,20 @@ impl Model {
         Ok(first)
     }
 
+    pub fn vfio_ioas(&self) -> Result<u32, Errno> {
+        self.vfio.ok_or(Errno::ENODEV)
+    }
+
+    pub fn set_vfio_ioas(&mut self, ioas: u32) -> Result<(), Errno> {
+        self.ioas(ioas)?;
+        self.vfio = Some(ioas);
+        Ok(())
+    }
+
+    pub fn clear_vfio_ioas(&mut self) {
+        self.vfio = None;
+    }
+
     pub fn unmap(&mut self, ioas: u32, iova: u64, length: u64) -> Result<u64, Errno> {
         let ioas = self.ioas(ioas)?;
         let all = iova == 0 && length == u64::MAX;
@@ -349,7 +365,10 @@ impl Model {
         match self.objects.get(&id).ok_or(Errno::ENOENT)? {
             Object::Device(_) => return Err(Errno::EBUSY),
             Object::Ioas(ioas) if !ioas.domains.is_empty() => return Err(Errno::EBUSY),
-            Object::Ioas(_) => drop(self.objects.remove(&id)),
+            Object::Ioas(_) => {
+                self.objects.remove(&id);
+                self.vfio = self.vfio.filter(|vfio| *vfio != id);
+            }
             Object::Hwpt(_) if self.links.values().any(|link| link.0 == id) => {
                 return Err(Errno::EBUSY);
             }

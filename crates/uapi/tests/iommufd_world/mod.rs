@@ -10,6 +10,7 @@
 
 mod program;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,6 +32,21 @@ pub use program::{Page, Process, Program, Ram};
 pub const PAGE: u64 = 4096;
 /// Where the program keeps the arguments of its calls.
 pub const ARGUMENT: u64 = 0x10_0000;
+
+thread_local! {
+    /// Where this thread has its arguments.
+    static ARGUMENT_AT: Cell<u64> = const { Cell::new(ARGUMENT) };
+}
+
+/// Gives this thread another place for its arguments: four of the sixteen pages
+/// from [`ARGUMENT`] on.
+pub fn set_argument(at: u64) {
+    ARGUMENT_AT.set(at);
+}
+
+fn argument() -> u64 {
+    ARGUMENT_AT.get()
+}
 /// Memory of the program that it maps for devices: 64 pages, then none.
 pub const HEAP: u64 = 0x1000_0000;
 pub const HEAP_PAGES: u64 = 64;
@@ -415,19 +431,19 @@ impl World {
 
     /// Makes a call with these bytes as its argument, which become the answer.
     pub fn call(&self, file: Opened, number: u32, bytes: &mut [u8]) -> Result<i64, Errno> {
-        self.program.write(ARGUMENT, bytes).unwrap();
-        let result = self.raw(file, number, ARGUMENT);
-        self.program.read(ARGUMENT, bytes).unwrap();
+        self.program.write(argument(), bytes).unwrap();
+        let result = self.raw(file, number, argument());
+        self.program.read(argument(), bytes).unwrap();
         result
     }
 
     pub fn kvm(&self, machine: u64, group: u32, attr: u64, fd: i32) -> Option<Result<(), Errno>> {
-        let at = ARGUMENT + 0x100;
+        let at = argument() + 0x100;
         self.program.write(at, &fd.to_ne_bytes()).unwrap();
         self.program
-            .write(ARGUMENT, &pack!(0_u32, group, attr, at))
+            .write(argument(), &pack!(0_u32, group, attr, at))
             .unwrap();
-        let answer = iogate_uapi::kvm_device_attr(&self.host, machine, ARGUMENT, &self.program);
+        let answer = iogate_uapi::kvm_device_attr(&self.host, machine, argument(), &self.program);
         answer
             .transpose()
             .map(|answer| answer.and_then(Self::finish).map(drop))
@@ -490,7 +506,7 @@ impl World {
 
     /// The ranges and the alignment.
     pub fn ranges(&self, file: Opened, ioas: u32) -> (Vec<(u64, u64)>, u64) {
-        let at = ARGUMENT + PAGE;
+        let at = argument() + PAGE;
         let mut bytes = pack!(32_u32, ioas, 64_u32, 0_u32, at, 0_u64);
         self.call(file, 0x84, &mut bytes).unwrap();
         let count = word(&bytes, 8) as usize;
@@ -501,7 +517,7 @@ impl World {
     }
 
     pub fn allow(&self, file: Opened, ioas: u32, list: &[(u64, u64)]) -> Result<(), Errno> {
-        let at = ARGUMENT + PAGE;
+        let at = argument() + PAGE;
         let ranges = list.iter().flat_map(|(start, last)| pack!(start, last));
         self.program.write(at, &ranges.collect::<Vec<_>>()).unwrap();
         let mut bytes = pack!(24_u32, ioas, list.len() as u32, 0_u32, at);
