@@ -26,13 +26,16 @@ pub struct Ran {
     pub left: Vec<String>,
 }
 
+/// The status of a session's process that cannot be traced.
+pub const NO_TRACE: i32 = 77;
+
 /// In the session's process: waits for its parent to trace it.
 pub fn offer() {
-    // SAFETY: plain numbers.
-    unsafe {
-        libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0);
-        libc::raise(libc::SIGSTOP);
+    if ptrace(libc::PTRACE_TRACEME, 0, 0, 0) != 0 {
+        std::process::exit(NO_TRACE);
     }
+    // SAFETY: plain numbers.
+    unsafe { libc::raise(libc::SIGSTOP) };
 }
 
 /// Where sessions have their temporary files.
