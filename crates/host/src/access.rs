@@ -119,7 +119,11 @@ impl Host {
                 })
             }
             Region::Config if !self.config_answers(slot) => Ok(Retired::default()),
-            Region::Config => Ok(self.write_config(slot, offset, from)),
+            Region::Config => {
+                let mut retired = self.write_config(slot, offset, from);
+                self.look_at_exports(&mut retired);
+                Ok(retired)
+            }
             Region::Rom | Region::Vga => Err(Error::invalid("the device has no such region")),
         }
     }
@@ -146,14 +150,18 @@ impl Host {
 }
 
 impl Slot {
+    /// Whether memory BARs answer.
+    pub(crate) fn memory_answers(&self) -> bool {
+        // A virtual function has no such bit: what is shown is the kernel's.
+        let enabled = self.endpoint().command().memory_enabled() || self.owner.get().is_some();
+        enabled && !self.asleep.load(Ordering::SeqCst)
+    }
+
     /// Whether a BAR answers: memory only while Memory Space Enable is set and
     /// the function is awake; ports always. `__vfio_pci_memory_enabled`.
     fn check_enabled(&self, bar: u8) -> Result<(), Error> {
         let memory = self.endpoint().bar(bar).map(|bar| bar.space) == Some(BarSpace::Memory);
-        // A virtual function has no such bit: what is shown is the kernel's.
-        let enabled = self.endpoint().command().memory_enabled() || self.owner.get().is_some();
-        let answers = enabled && !self.asleep.load(Ordering::SeqCst);
-        match memory && !answers {
+        match memory && !self.memory_answers() {
             true => Err(Error::new(
                 ErrorKind::Io,
                 "the device's memory does not answer: Memory Space Enable is clear",

@@ -165,6 +165,7 @@ impl Host {
             return;
         };
         self.shut_device(binding.index, retired);
+        self.settle_exports(state, retired);
         self.unbind(state, binding.iommufd, binding.id, retired);
         let number = self.device(binding.index).map(|device| device.group);
         if let Ok(group) = number.and_then(|number| state.group(number)) {

@@ -202,6 +202,7 @@ impl Host {
     /// `vfio_df_group_close`.
     pub(crate) fn close_device(&self, state: &mut State, index: usize, retired: &mut Retired) {
         self.shut_device(index, retired);
+        self.settle_exports(state, retired);
         self.compat_close(state, index, retired);
         let Ok(number) = self.device(index).map(|device| device.group) else {
             return;

@@ -9,6 +9,7 @@ use iogate_dma::{
 };
 use iogate_space::{AddressSpace, Area, MapError, Miss, ReserveError};
 
+use crate::bars::{Bars, is_bar};
 use crate::ledger::Charge;
 use crate::private::{Piece, PrivateMemory};
 use crate::{
@@ -102,6 +103,7 @@ pub struct Ioas {
     id: SpaceId,
     space: AddressSpace<Mapping>,
     memory: Arc<dyn Memory>,
+    bars: Arc<Bars>,
     observer: Arc<dyn Observer>,
     /// Windows of interrupt messages, by who reserved them; read only when a
     /// translation fails.
@@ -110,11 +112,12 @@ pub struct Ioas {
 
 impl Ioas {
     /// An empty space of `config`'s host.
-    pub fn new(id: SpaceId, config: &HostConfig) -> Self {
+    pub(crate) fn new(id: SpaceId, config: &HostConfig, bars: &Arc<Bars>) -> Self {
         Self {
             id,
             space: AddressSpace::new(Arc::clone(&config.gate)),
             memory: Arc::clone(&config.memory),
+            bars: Arc::clone(bars),
             observer: Arc::clone(&config.observer),
             windows: Mutex::default(),
         }
@@ -413,7 +416,11 @@ impl Ioas {
         request: &Request,
     ) -> Result<Run<'g>, Miss> {
         let hit = self.space.lookup(guard, request.span, request.access)?;
-        Ok(Run::new(&*self.memory, hit.output, hit.length, hit.rights))
+        let memory: &dyn Memory = match is_bar(hit.output) {
+            true => &*self.bars,
+            false => &*self.memory,
+        };
+        Ok(Run::new(memory, hit.output, hit.length, hit.rights))
     }
 }
 

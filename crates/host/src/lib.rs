@@ -25,6 +25,7 @@
 )]
 
 mod access;
+mod bars;
 mod caller;
 mod cdev;
 mod config;

@@ -37,6 +37,12 @@ pub trait Pages: Send + Sync + Debug {
         true
     }
 
+    /// Whether they are a device's own and it has taken them back: nothing of
+    /// them is reached any more.
+    fn is_revoked(&self) -> bool {
+        false
+    }
+
     /// Some of the memory is gone for good although it is pinned: a mapping
     /// that is made from now on is of what is there now.
     fn outdate(&self) {}

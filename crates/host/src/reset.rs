@@ -65,6 +65,8 @@ impl Host {
             let _ = slot.endpoint().write_config(control, &[0]);
         }
         self.reset_function(slot, &mut state, &mut retired);
+        drop(state);
+        self.look_at_exports(&mut retired);
         Ok(retired)
     }
 
@@ -209,6 +211,7 @@ impl Host {
             let mut state = slot.lock();
             self.reset_kind(slot, &mut state, ResetKind::Bus, &mut retired);
         }
+        self.look_at_exports(&mut retired);
         Ok(retired)
     }
 }

@@ -313,7 +313,7 @@ impl Host {
         if !slot.role.has_enabled() {
             return;
         }
-        for other in &self.slots {
+        for other in self.slots.iter() {
             if other.owner.get() == Some(&slot.device.index)
                 && other.role.presence() != Presence::Absent
             {

@@ -1,11 +1,12 @@
 //! The host: what is open, and the one lock of the object model.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use iogate_dma::{Span, Translate};
 
+use crate::bars::Bars;
 use crate::cdev::Binding;
 use crate::container::Container;
 use crate::iommufd::{Buffer, CompatDevice, Context, Extension, OpenQueue};
@@ -102,6 +103,7 @@ pub(crate) struct State {
     /// Every address space there is.
     pub(crate) spaces: BTreeMap<SpaceId, Arc<Ioas>>,
     next_space: u64,
+    bars: Arc<Bars>,
     /// Pinned bytes, while RLIMIT_MEMLOCK is enforced.
     pub(crate) ledger: Arc<Ledger>,
 }
@@ -111,7 +113,10 @@ pub(crate) struct State {
 pub struct Host {
     pub(crate) config: HostConfig,
     interposer: Option<Arc<dyn Interpose>>,
-    pub(crate) slots: Vec<Slot>,
+    pub(crate) slots: Arc<[Slot]>,
+    bars: Arc<Bars>,
+    /// Whether a part of a BAR was ever given out as a buffer.
+    pub(crate) exports: AtomicBool,
     files: RwLock<BTreeMap<FileId, File>>,
     next_file: AtomicU64,
     extension: OnceLock<Arc<dyn Extension>>,
@@ -139,9 +144,12 @@ impl Host {
         for device in config.devices.iter().filter(|one| one.has_no_iommu()) {
             device.attachment.set(Some(Arc::new(PhysicalMemory)));
         }
-        let slots = config.devices.iter().map(Slot::new);
+        let slots: Arc<[Slot]> = config.devices.iter().map(Slot::new).collect();
+        let bars = Arc::new(Bars::new(Arc::clone(&slots)));
         Arc::new(Self {
-            slots: slots.collect(),
+            slots,
+            bars: Arc::clone(&bars),
+            exports: AtomicBool::new(false),
             files: RwLock::default(),
             next_file: AtomicU64::new(1),
             extension: OnceLock::new(),
@@ -158,6 +166,7 @@ impl Host {
                 private: PrivateMemory::default(),
                 sr_iov: BTreeMap::new(),
                 spaces: BTreeMap::new(),
+                bars,
                 next_space: 1,
                 ledger: Arc::default(),
             }),
@@ -181,6 +190,13 @@ impl Host {
     /// What iommufds answer beyond the usual.
     pub fn extension(&self) -> Option<&Arc<dyn Extension>> {
         self.extension.get()
+    }
+
+    /// Whom to tell, by a device's index, that its worker has something to do
+    /// because another device wrote a register of it. The first that is given
+    /// stays.
+    pub fn on_work(&self, kick: impl Fn(usize) + Send + Sync + 'static) {
+        self.bars.set_kick(Box::new(kick));
     }
 
     /// What the host consists of.
@@ -406,7 +422,7 @@ impl State {
     pub(crate) fn new_space(&mut self, config: &HostConfig) -> Arc<Ioas> {
         let id = SpaceId(self.next_space);
         self.next_space = self.next_space.saturating_add(1);
-        let space = Arc::new(Ioas::new(id, config));
+        let space = Arc::new(Ioas::new(id, config, &self.bars));
         self.spaces.insert(id, Arc::clone(&space));
         space
     }

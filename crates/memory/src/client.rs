@@ -92,7 +92,7 @@ impl ClientMemory {
     /// Gives a process a slot.
     ///
     /// # Errors
-    /// `ENOSPC` if all 65,535 are in use.
+    /// `ENOSPC` if all 65,534 are in use.
     pub fn add_process(&self, process: Arc<Process>) -> io::Result<ProcessSlot> {
         self.slots.add(process)
     }

@@ -17,7 +17,8 @@ const SLOTS_PER_CHUNK: u16 = 256;
 /// no reader waits.
 type Slot = RwLock<Option<Arc<Process>>>;
 
-/// Slots 1 to 65535, made in chunks as they are needed.
+/// Slots 1 to 65534, made in chunks as they are needed. Addresses of the last
+/// are left to who numbers other memory beside this one.
 pub(crate) struct Slots {
     chunks: [OnceLock<Box<[Slot]>>; SLOTS_PER_CHUNK as usize],
     unused: Mutex<Unused>,
@@ -46,7 +47,7 @@ impl Slots {
         let number = {
             let mut unused = self.unused();
             if let Some(fresh) = unused.fresh {
-                unused.fresh = fresh.checked_add(1);
+                unused.fresh = fresh.checked_add(1).filter(|next| *next < u16::MAX);
                 fresh
             } else {
                 unused.returned.pop_front().ok_or(Errno::NOSPC)?

@@ -411,6 +411,12 @@ fn serve(
     };
     let core = Core::new(session.host, session.memory, workers, alarm.clone(), sight);
     let core = Arc::new(core.map_err(StartError::step("make an epoll file"))?);
+    let kicked = Arc::downgrade(&core);
+    core.host.on_work(move |device| {
+        if let Some(core) = kicked.upgrade() {
+            core.workers.kick(Some(device));
+        }
+    });
     let watching = Arc::clone(&core);
     start_thread("watch", alarm, move || watching.watch())?;
     let (serving, listener) = (Arc::clone(&core), Arc::clone(&started.listener));

@@ -259,6 +259,44 @@ static void page_tables(void)
 	ok("an allocated page table");
 }
 
+// A page of edu's own registers, held by a descriptor and mapped for edu: a transfer writes a register.
+static void exported_registers(void)
+{
+	struct session s = open_iommufd(find_edu());
+	struct {
+		struct vfio_device_feature head;
+		u32 region, open_flags, flags, count;
+		u64 offset, length;
+	} feature = { .head = { .argsz = sizeof(feature), .flags = VFIO_DEVICE_FEATURE_GET | 11 },
+		.count = 1, .length = PAGE };
+	struct iommu_ioas_map_file map = { .size = sizeof(map), .ioas_id = s.ioas, .length = PAGE,
+		.flags = READ_WRITE | IOMMU_IOAS_MAP_FIXED_IOVA, .iova = IOVA + 0x10000 };
+	u32 *memory = anonymous(PAGE);
+	int fd;
+
+	feature.region = 7;
+	REFUSED(ENODEV, ioctl(s.device, VFIO_DEVICE_FEATURE, &feature));
+	feature.region = 0;
+	map.fd = fd = ioctl(s.device, VFIO_DEVICE_FEATURE, &feature);
+	CHECK(fd >= 0, "VFIO_DEVICE_FEATURE_DMA_BUF");
+	WORKS(ioctl(s.iommufd, IOMMU_IOAS_MAP_FILE, &map));
+	WORKS(map_at(&s, IOVA, memory, PAGE));
+	*memory = 0x13572468;
+	edu_dma(&s, IOVA, 0, 4, TO_EDU);
+	edu_dma(&s, map.iova + EDU_LIVENESS, 0, 4, FROM_EDU);
+	CHECK(read32(&s, EDU_LIVENESS) == ~0x13572468u, "the register is %#x", read32(&s, EDU_LIVENESS));
+	ok("a transfer to exported registers");
+	WORKS(ioctl(s.device, VFIO_DEVICE_RESET));
+	set_command(&s, 0x6);
+	edu_dma(&s, map.iova + EDU_LIVENESS, 0, 4, FROM_EDU);
+	CHECK(read32(&s, EDU_LIVENESS) == 0, "the register is %#x", read32(&s, EDU_LIVENESS));
+	CHECK(ioas_unmap(&s, map.iova, PAGE) == PAGE, "the mapping is gone");
+	WORKS(ioctl(s.iommufd, IOMMU_IOAS_MAP_FILE, &map));
+	close(fd);
+	close_session(&s);
+	ok("a reset takes them back");
+}
+
 static void orders_of_closing(void)
 {
 	for (int i = 0; i < 30; i++) {
@@ -280,5 +318,6 @@ void iommufd(void)
 	errors();
 	ranges_and_copies();
 	page_tables();
+	exported_registers();
 	orders_of_closing();
 }

@@ -96,6 +96,19 @@ struct iommu_vfio_ioas {
 #define IOMMU_IOAS_UNMAP _IO(';', 0x86)
 #endif
 
+#ifndef IOMMU_IOAS_MAP_FILE
+struct iommu_ioas_map_file {
+	__u32 size;
+	__u32 flags;
+	__u32 ioas_id;
+	__s32 fd;
+	__aligned_u64 start;
+	__aligned_u64 length;
+	__aligned_u64 iova;
+};
+#define IOMMU_IOAS_MAP_FILE _IO(';', 0x8f)
+#endif
+
 #ifndef IOMMU_HWPT_ALLOC
 struct iommu_hwpt_alloc {
 	__u32 size;

@@ -6,7 +6,7 @@
 //! | IOMMU_DESTROY | IOAS and page tables; a bound device is busy |
 //! | IOMMU_IOAS_ALLOC, IOAS_IOVA_RANGES, IOAS_ALLOW_IOVAS | whole |
 //! | IOMMU_IOAS_MAP, IOAS_UNMAP, IOAS_COPY | whole |
-//! | IOMMU_IOAS_MAP_FILE | memory files that can be shared; of DMA buffers those of an [`Extension`] |
+//! | IOMMU_IOAS_MAP_FILE | memory files that can be shared; of DMA buffers parts of BARs and those of an [`Extension`] |
 //! | IOMMU_IOAS_CHANGE_PROCESS | whole |
 //! | IOMMU_OPTION | RLIMIT_MODE, HUGE_PAGES |
 //! | IOMMU_GET_HW_INFO | whole; units of the machine have no data of their own, PASID or ATS |

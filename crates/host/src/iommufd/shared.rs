@@ -157,6 +157,10 @@ impl Pages for SharedPages {
         self.pages.is_memory()
     }
 
+    fn is_revoked(&self) -> bool {
+        self.pages.is_revoked()
+    }
+
     fn address_space(&self) -> u64 {
         self.pages.address_space()
     }

@@ -4,7 +4,7 @@
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use super::argument::{Argument, read_value};
-use super::{Call, logging, migration, told};
+use super::{Call, dma_buf, logging, migration, told};
 use crate::{Answer, Errno};
 
 /// `struct vfio_device_feature`, without the data that follows.
@@ -45,6 +45,7 @@ mod number {
     pub(super) const DMA_LOGGING_STOP: u32 = 7;
     pub(super) const DMA_LOGGING_REPORT: u32 = 8;
     pub(super) const MIG_DATA_SIZE: u32 = 9;
+    pub(super) const DMA_BUF: u32 = 11;
     pub(super) const MIG_PRECOPY_INFO_V2: u32 = 12;
 }
 
@@ -76,6 +77,7 @@ fn run(call: &Call<'_>, device: usize, body: &mut Feature) -> Result<Answer, Err
         number::DMA_LOGGING_STOP => return logging::stop(call, device, body),
         number::DMA_LOGGING_REPORT => return logging::report(call, device, body),
         number::MIG_DATA_SIZE => return migration::data_size(call, device, body),
+        number::DMA_BUF => return dma_buf::get(call, device, body),
         number::MIG_PRECOPY_INFO_V2 => return migration::precopy_info_v2(call, device, body),
         number::PCI_VF_TOKEN => {
             call.host.check_vf_token(device)?;

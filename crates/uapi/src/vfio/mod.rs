@@ -11,6 +11,7 @@
 //! | `irqs` | DEVICE_SET_IRQS |
 //! | `reset` | DEVICE_RESET, GET_PCI_HOT_RESET_INFO, PCI_HOT_RESET |
 //! | `feature` | DEVICE_FEATURE |
+//! | `dma_buf` | its part with buffers of BARs |
 //! | `migration` | its features of migration, and MIG_GET_PRECOPY_INFO |
 //! | `logging` | its features of DMA logging |
 
@@ -18,6 +19,7 @@ pub(crate) mod argument;
 pub(crate) mod container;
 pub(crate) mod device;
 mod dirty;
+mod dma_buf;
 mod feature;
 pub(crate) mod group;
 mod irqs;

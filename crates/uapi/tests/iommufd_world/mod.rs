@@ -24,7 +24,7 @@ use iogate_host::{
     Node, Observer, Reserved, ReservedKind, SpaceId, Translation, Via,
 };
 use iogate_interrupt::{Delivery, Window};
-use iogate_pci::{After, Endpoint, Function, Identity, ResetKind};
+use iogate_pci::{After, Bar, Endpoint, Function, Identity, ResetKind};
 use iogate_uapi::{Answer, Client, Errno, Named};
 
 pub use program::{Page, Process, Program, Ram};
@@ -76,6 +76,8 @@ pub const CROWDED: usize = 8;
 pub const MEDIATED: usize = 9;
 /// Without IOMMU.
 pub const BARE: usize = 10;
+/// It has two pages of memory in BAR 0 and ports in BAR 1.
+pub const WITH_BARS: usize = CROWDED;
 
 /// The fields of a structure, one after the other, as bytes.
 #[macro_export]
@@ -129,7 +131,7 @@ impl Memory for Checked {
     }
 }
 
-struct Silent(Endpoint);
+struct Silent(Endpoint, Mutex<[u8; 8192]>);
 
 impl Function for Silent {
     fn endpoint(&self) -> &Endpoint {
@@ -138,10 +140,13 @@ impl Function for Silent {
     fn model(&self) -> &'static str {
         "silent"
     }
-    fn read_bar(&self, _: u8, _: u64, into: &mut [u8]) {
-        into.fill(0);
+    fn read_bar(&self, _: u8, offset: u64, into: &mut [u8]) {
+        let at = offset as usize;
+        into.copy_from_slice(&self.1.lock().unwrap()[at..at + into.len()]);
     }
-    fn write_bar(&self, _: u8, _: u64, _: &[u8]) -> After {
+    fn write_bar(&self, _: u8, offset: u64, from: &[u8]) -> After {
+        let at = offset as usize;
+        self.1.lock().unwrap()[at..at + from.len()].copy_from_slice(from);
         After::Nothing
     }
     fn work(&self, _: &mut Port) -> After {
@@ -268,14 +273,21 @@ impl World {
                 device: 0x11e8,
                 ..Identity::default()
             };
-            let endpoint = Endpoint::builder(identity).build(source, Arc::new(Nobody));
+            let mut endpoint = Endpoint::builder(identity);
+            if index == WITH_BARS {
+                endpoint = endpoint
+                    .bar(Bar::memory32(0, 8192))
+                    .bar(Bar::io(1, 32))
+                    .express();
+            }
+            let endpoint = endpoint.build(source, Arc::new(Nobody));
             Arc::new(Device {
                 index,
                 source,
                 name: source.to_string(),
                 group,
                 cdev: index as u32,
-                function: Arc::new(Silent(endpoint.unwrap())),
+                function: Arc::new(Silent(endpoint.unwrap(), Mutex::new([0; 8192]))),
                 attachment: Arc::new(Attachment::new()),
                 translation,
             })
@@ -583,6 +595,30 @@ impl World {
     /// A worker of any device.
     pub fn participant(&self) -> iogate_dma::Participant {
         self.gate.join()
+    }
+
+    /// A call that gives a file.
+    pub fn install(&self, file: Opened, number: u32, bytes: &[u8]) -> FileId {
+        self.program.write(ARGUMENT, bytes).unwrap();
+        let command = 0x3b00 | number;
+        let answer = iogate_uapi::ioctl(&self.host, file.file, command, ARGUMENT, &self.program);
+        answer.unwrap().install.unwrap()
+    }
+
+    /// Writes to a device's file.
+    pub fn pwrite(&self, file: Opened, at: u64, bytes: &[u8]) {
+        self.program.write(ARGUMENT, bytes).unwrap();
+        let pieces = [(ARGUMENT, bytes.len() as u64)];
+        let answer = iogate_uapi::write(&self.host, file.file, at, &pieces, &self.program);
+        Self::finish(answer.unwrap()).unwrap();
+    }
+
+    /// A byte of BAR 0 of [`WITH_BARS`].
+    pub fn bar_byte(&self, offset: u64) -> u8 {
+        let mut byte = [0];
+        let device = self.host.device(WITH_BARS).unwrap();
+        device.function.read_bar(0, offset, &mut byte);
+        byte[0]
     }
 
     /// A port of the device for a thread of its own.
