@@ -12,6 +12,8 @@
 mod cases;
 #[path = "session/client.rs"]
 mod client;
+#[path = "session/events.rs"]
+mod events;
 #[path = "session/numbers.rs"]
 mod numbers;
 #[path = "session/outside.rs"]
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
 /// and its number.
 fn supervise(program: &str, arguments: &[&str]) -> ExitCode {
     let session = world::session(1, program, arguments);
+    session.host.extend(std::sync::Arc::new(events::Asks));
     match run(session) {
         Ok(ended) => match ended.status {
             Status::Exited(code) => code.into(),

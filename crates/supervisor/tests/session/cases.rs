@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 
 use crate::client::*;
-use crate::numbers;
+use crate::{events, numbers};
 
 /// A client by its sentence.
 pub const CLIENTS: &[(&str, fn())] = &[
@@ -62,6 +62,12 @@ pub const CLIENTS: &[(&str, fn())] = &[
         "a number names what the program put there last",
         numbers::changed,
     ),
+    (
+        "a fault queue is read, answered and polled as it stands",
+        events::answered,
+    ),
+    ("who waits for a page request wakes", events::waited_for),
+    ("a fault queue is busy until its last close", events::closed),
     ("numbers that the program uses stay its own", numbers::used),
     (
         "a low limit of descriptors gets low numbers",
