@@ -7,7 +7,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iogate_dma::Grace;
-use iogate_host::{Caller, Error, FileId, FileKind, Host, Node, Pinned, Retired, Watch};
+use iogate_host::iommufd::Readiness;
+use iogate_host::{Caller, Direction, Error, FileId, FileKind, Host, Node, Pinned, Retired, Watch};
 use iogate_memory::ClientMemory;
 use iogate_uapi::{After, Errno};
 
@@ -230,7 +231,13 @@ impl Core {
                     None => object::make_device(self.memory_of(device), byte),
                 }
             }
-            Some(FileKind::FaultQueue) => self.make_events(file),
+            Some(FileKind::FaultQueue) => {
+                self.make_events(|shown| self.host.fault_watch(file, shown))
+            }
+            Some(FileKind::Migration {
+                direction: Direction::Saving,
+                ..
+            }) => self.make_events(|shown| self.host.migration_watch(file, shown)),
             Some(_) => object::make_socket(),
             None => Err(io::Error::from_raw_os_error(libc::ENODEV)),
         };
@@ -253,12 +260,14 @@ impl Core {
         Ok(theirs)
     }
 
-    /// The end of a fault queue, which shows from now on what there is to read.
-    fn make_events(&self, file: FileId) -> io::Result<Made> {
+    /// The end of a file that shows from now on what there is to read.
+    fn make_events(
+        &self,
+        watch: impl FnOnce(Arc<dyn Readiness>) -> Result<(), Error>,
+    ) -> io::Result<Made> {
         let (made, shown) = events::make_events()?;
-        let watched = self.host.fault_watch(file, Arc::new(shown));
         let gone = |_| io::Error::from_raw_os_error(libc::ENODEV);
-        watched.map(|()| made).map_err(gone)
+        watch(Arc::new(shown)).map(|()| made).map_err(gone)
     }
 
     /// Closes a file that the client never held.

@@ -221,6 +221,57 @@ fn a_state_flows_from_one_device_to_another() {
     assert!(!target.is_at_rest());
 }
 
+/// Whether there was something to read, each time that it was told.
+#[derive(Default)]
+struct Told(std::sync::Mutex<Vec<bool>>);
+
+impl iogate_host::iommufd::Readiness for Told {
+    fn filled(&self) {
+        self.0.lock().unwrap().push(true);
+    }
+    fn drained(&self) {
+        self.0.lock().unwrap().push(false);
+    }
+}
+
+/// mlx5vf_save_poll.
+#[test]
+fn who_polls_is_told_of_bytes_of_the_end_and_of_a_transfer_that_is_over() {
+    let session = Session::new(FIRST);
+    let file = session.set(PRE_COPY).unwrap().unwrap();
+    let told = std::sync::Arc::new(Told::default());
+    session
+        .world
+        .host
+        .migration_watch(file, told.clone())
+        .unwrap();
+    let last = || *told.0.lock().unwrap().last().unwrap();
+    assert!(last(), "what is known early");
+    session.read(file, 4000).unwrap();
+    assert!(!last(), "a temporary end");
+    session.set(PRE_COPY_P2P).unwrap();
+    assert!(!last());
+    session.set(STOP_COPY).unwrap();
+    assert!(last());
+    session.all(file);
+    assert!(last(), "a permanent end");
+    session.set(PRE_COPY).unwrap_err();
+    let file = session
+        .set(RUNNING)
+        .and_then(|_| session.set(PRE_COPY))
+        .unwrap()
+        .unwrap();
+    session
+        .world
+        .host
+        .migration_watch(file, told.clone())
+        .unwrap();
+    session.read(file, 4000).unwrap();
+    assert!(!last());
+    session.set(RUNNING).unwrap();
+    assert!(last(), "over");
+}
+
 /// mlx5vf_disable_fd, and the modes with which its files are opened.
 #[test]
 fn a_data_descriptor_belongs_to_one_transfer_and_one_way() {

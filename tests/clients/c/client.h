@@ -182,6 +182,7 @@ void mediated(void);
 void memory_buffer(void);
 void tracking(void);
 void physical(void);
+void migration(void);
 // What lifecycle() executes.
 void executed(int device, int container);
 

@@ -59,6 +59,7 @@ int main(int argc, char **argv)
 		{ "mapped", mapped }, { "mediated", mediated }, { "buffer", memory_buffer },
 		{ "tracking", tracking }, { "physical", physical },
 		{ "frames", frames }, { "virtual-functions", virtual_functions },
+		{ "migration", migration },
 		{ "fault", fault }, { "hold", hold },
 	};
 	const char *name = argc > 1 ? argv[1] : "";

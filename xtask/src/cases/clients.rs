@@ -23,7 +23,8 @@ pub(super) const C_GROUPS: [&str; 9] = [
 ];
 
 /// Groups that are about one kind of machine.
-const SPECIAL: [(&str, &str); 4] = [
+const SPECIAL: [(&str, &str); 5] = [
+    ("migration", "[[device]]\nmodel = 'virtio-net'\n"),
     ("mediated", "[[device]]\nmodel = 'edu'\nmediated = true\n"),
     (
         "tracking",

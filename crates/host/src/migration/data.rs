@@ -2,8 +2,11 @@
 //! those of Linux `drivers/vfio/pci/mlx5/main.c`: `mlx5vf_save_read`,
 //! `mlx5vf_resume_write`, `mlx5vf_precopy_ioctl`.
 
+use std::sync::Arc;
+
 use iogate_pci::migration;
 
+use crate::iommufd::Readiness;
 use crate::slot::{DeviceState, Slot};
 use crate::{Error, ErrorKind, FileId, FileKind, Host};
 
@@ -17,7 +20,6 @@ pub enum Direction {
 }
 
 /// One transfer, from the state that began it to the one that ends it.
-#[derive(Debug)]
 pub(super) struct Session {
     pub(super) file: FileId,
     /// What was written, or what there is to read.
@@ -26,6 +28,8 @@ pub(super) struct Session {
     position: usize,
     /// A write was refused.
     failed: bool,
+    /// Told whether there is something to read.
+    readiness: Option<Arc<dyn Readiness>>,
 }
 
 /// The answer to VFIO_MIG_GET_PRECOPY_INFO.
@@ -46,11 +50,31 @@ impl Session {
             bytes: Vec::new(),
             position: 0,
             failed: false,
+            readiness: None,
         }
     }
 
     fn left(&self) -> &[u8] {
         self.bytes.get(self.position..).unwrap_or_default()
+    }
+
+    /// Tells whether bytes, or the end after all of them, can be read.
+    fn tell(&self, early: bool) {
+        if let Some(readiness) = &self.readiness {
+            match early && self.left().is_empty() {
+                true => readiness.drained(),
+                false => readiness.filled(),
+            }
+        }
+    }
+}
+
+impl Drop for Session {
+    /// Whoever waits finds that the transfer is over.
+    fn drop(&mut self) {
+        if let Some(readiness) = &self.readiness {
+            readiness.filled();
+        }
     }
 }
 
@@ -99,6 +123,7 @@ impl Host {
         let end = position.saturating_add(now.len());
         if let Ok(session) = slot.lock().migration.session_of(file) {
             session.position = session.position.max(end);
+            session.tell(early);
         }
         Ok(now.len())
     }
@@ -153,22 +178,33 @@ impl Host {
         }
     }
 
-    /// What poll(2) says of a descriptor to read from: bytes or the end can be
-    /// read, or the transfer is over. `mlx5vf_save_poll`.
-    pub fn migration_readable(&self, file: FileId) -> bool {
-        let Ok(slot) = self.data_slot(file, Direction::Saving) else {
-            return false;
-        };
+    /// Has `readiness` told from now on whether there is something to read:
+    /// bytes, the end of all of them, or that the transfer is over.
+    /// `mlx5vf_save_poll`.
+    pub fn migration_watch(
+        &self,
+        file: FileId,
+        readiness: Arc<dyn Readiness>,
+    ) -> Result<(), Error> {
+        let slot = self.data_slot(file, Direction::Saving)?;
         let mut state = slot.lock();
-        let early = state.migration.state.is_early();
-        let session = state.migration.session_of(file);
-        session.map_or(true, |session| !early || !session.left().is_empty())
+        let session = state.migration.session_of(file)?;
+        session.readiness = Some(readiness);
+        state.migration.tell();
+        Ok(())
     }
 }
 
 pub(super) const REFUSED: Error = Error::invalid("this is no state that the device can take");
 
 impl super::Migration {
+    /// Tells what there is to read in the present state.
+    pub(super) fn tell(&self) {
+        if let Some(session) = &self.session {
+            session.tell(self.state.is_early());
+        }
+    }
+
     /// The session of a data descriptor: ENODEV if it is over.
     fn session_of(&mut self, file: FileId) -> Result<&mut Session, Error> {
         let session = self.session.as_mut();

@@ -17,7 +17,7 @@ pub use states::MigrationState;
 use data::Session;
 
 /// A device's migration, as its open files share it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Migration {
     state: MigrationState,
     session: Option<Session>,
@@ -75,7 +75,10 @@ impl Host {
             let to = MigrationState::from_number(to)?;
             let next = state.migration.state.next(to)?;
             match self.step(slot, state, next, change) {
-                Ok(()) => state.migration.state = next,
+                Ok(()) => {
+                    state.migration.state = next;
+                    state.migration.tell();
+                }
                 Err(error) => {
                     if error == data::REFUSED {
                         state.migration.state = MigrationState::Error;
