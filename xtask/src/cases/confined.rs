@@ -25,10 +25,11 @@ const MANNERS: [&str; 7] = [
 /// What a program finds below `/sys` and `/dev`, in words: kinds, links, contents, and the ways to get there. Host
 /// directories whose contents change by themselves are only listed by name.
 const LOOK: &str = r#"
+scratch=$PWD
 cd /
 for top in /sys/bus/pci /sys/devices/iogate /sys/kernel/iommu_groups /sys/class/vfio-dev /sys/module/vfio_pci; do
   find $top -printf '%p %y %l\n'
-  find $top -type f -perm -400 -exec cat {} +
+  find $top -type f -perm -400 -exec md5sum {} +
 done
 find -L /sys/bus/pci/devices -maxdepth 2 -name vendor
 find /dev/vfio /dev/iommu -printf '%p %y %m\n'
@@ -37,17 +38,18 @@ ls -p /sys /sys/bus /sys/class /sys/kernel
 realpath /sys/bus/pci/devices/*
 readlink -f /sys/bus/pci/devices/*/iommu_group
 for device in /sys/bus/pci/devices/*; do
-  test -r $device/vendor && test ! -e $device/nothing && cat $device/../../../bus/pci/devices/../devices/${device##*/}/vendor
-  ls $device/ $device/iommu_group/devices/
+  test -r $device/vendor && test ! -e $device/nothing && cat $device/subsystem/devices/${device##*/}/vendor
+  ls $device/ $device/iommu_group/devices/ $device/subsystem/../cpu/devices/
 done
 cd /sys/bus/pci/devices && ls && cat ./*/class && pwd && pwd -P
-ls -l /proc/self/cwd | sed 's/.*-> //'
+readlink /proc/self/cwd
 cd /sys/kernel/iommu_groups/0/devices && ls .. && pwd -P && cat */vendor && cd .. && pwd
-(cd /dev/vfio && ls && ls .. | grep -x -e null -e vfio && test -c ./vfio && echo $PWD)
-cat /sys/bus/pci/devices/nothing; ls /sys/bus/pci/nothing; cat /dev/vfio; cat /dev/vfio/vfio/x; mkdir /sys/bus/pci/x
+(cd /dev/vfio && ls && ls .. | grep -x -e null -e vfio && test -c ./vfio && echo $PWD && cat ../null && cat ../../sys/class/net/lo/mtu)
+cd $scratch && ln -s /sys/bus/pci/devices here && ls here && cat here/*/device
+rm here
 exec 2>&1
-head -c 4 /dev/zero | od -An -tx1; readlink /sys/bus/pci/devices | wc -c
-ln -s /sys/bus/pci/devices here && ls here && cat here/*/device && rm here
+cat /sys/bus/pci/devices/nothing; ls /sys/bus/pci/nothing; cat /dev/vfio; cat /dev/vfio/vfio/x; ls /sys/bus/pci/devices/vendor
+true
 "#;
 
 pub(super) fn cases() -> Vec<Case> {
