@@ -79,13 +79,13 @@ pub(super) fn cases() -> Vec<Case> {
                     }),
                 );
             }
-            for backend in ["type1v2", "iommufd"] {
+            for mode in ["type1v2", "iommufd"] {
                 case(
                     Tier::Clients,
-                    &format!("vfio-ioctls-{backend}"),
+                    &format!("vfio-ioctls-{mode}"),
                     Box::new(move |bench, log| {
                         let client = bench.rust_client()?;
-                        client_run(bench, log, person, &client, &[backend], &[])
+                        client_run(bench, log, person, &client, &[mode], &[])
                     }),
                 );
             }

@@ -20,7 +20,8 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// A place for one: in TMPDIR, or wherever something can be made.
+    /// A place for one: in memory if possible, since hundreds of files come and
+    /// go with a session; else in TMPDIR, or wherever something can be made.
     ///
     /// # Errors
     /// What the last place gave, if nothing can be made anywhere.
@@ -33,8 +34,8 @@ impl Stage {
             std::process::id(),
             u64::from_ne_bytes(random)
         );
-        let mut places = vec![std::env::temp_dir()];
-        places.extend(["/tmp", "/dev/shm", "/var/tmp"].map(PathBuf::from));
+        let mut places = vec![PathBuf::from("/dev/shm"), std::env::temp_dir()];
+        places.extend(["/tmp", "/var/tmp"].map(PathBuf::from));
         let mut last = None;
         for place in places {
             let made = fs::canonicalize(&place).and_then(|place| {
