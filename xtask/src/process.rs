@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::verdict::{About as _, Stop};
 
 /// How long the processes of an ended step may take to go.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(10);
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
