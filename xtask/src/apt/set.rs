@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use super::{Apt, Mirror, Release};
 use crate::verdict::{About as _, Stop};
 
+/// The GNU debugger.
+pub(crate) const GDB: Set = Set::new("gdb", &["gdb"]);
+
 /// DPDK's test programs and the drivers that cases use.
 pub(crate) const DPDK: Set = Set::new(
     "dpdk",

@@ -5,6 +5,7 @@ mod command;
 mod confined;
 mod dpdk;
 mod frames;
+mod gdb;
 mod guests;
 mod migration;
 mod unit;
@@ -84,6 +85,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(user::cases());
     cases.extend(dpdk::cases());
     cases.extend(frames::cases());
+    cases.extend(gdb::cases());
     cases.extend(guests::cases());
     cases.extend(migration::cases());
     cases
