@@ -29,7 +29,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run a VFIO or iommufd program against software devices
-    Run(run::Options),
+    Run(Box<run::Options>),
     /// Show what device assignment finds on this machine or in this session
     Probe(probe::Options),
     /// Check a machine file and print what results from it

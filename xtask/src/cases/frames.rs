@@ -13,11 +13,7 @@ use crate::verdict::{About as _, Stop};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        Case::new(
-            Tier::Clients,
-            "frames/peer/root".to_owned(),
-            |bench, log| peer(bench, log),
-        ),
+        Case::new(Tier::Clients, "frames/peer/root".to_owned(), peer),
         Case::new(Tier::Guests, "frames/qemu/root".to_owned(), |bench, log| {
             qemu(bench, log)
         }),
