@@ -12,7 +12,7 @@
 //! | the link | [`Translate`], told to devices through an [`Attachment`] |
 //! | how long a result may be used | [`Gate`], [`InFlight`], [`Grace`] |
 //! | the device's end | [`Port`]; [`Interrupts`]; [`FaultSink`] |
-//! | what a device wrote | [`WriteLog`] |
+//! | what a device wrote | [`WriteLog`], [`DirtyLog`] |
 #![forbid(unsafe_code)]
 #![warn(
     clippy::arithmetic_side_effects,
@@ -34,6 +34,7 @@
 
 mod address;
 mod attachment;
+mod dirty;
 mod fault;
 mod gate;
 mod interrupts;
@@ -47,6 +48,7 @@ mod write_log;
 
 pub use address::{Address, Gpa, Iova, Span};
 pub use attachment::Attachment;
+pub use dirty::DirtyLog;
 pub use fault::{Fault, FaultReason, FaultSink, Stage, Walk};
 pub use gate::{Gate, Grace, InFlight, Participant};
 pub use interrupts::{Interrupts, Line, Message};

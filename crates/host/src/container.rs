@@ -4,15 +4,15 @@
 
 use std::sync::Arc;
 
-use iogate_dma::{Iova, Translate};
+use iogate_dma::{DirtyLog, Iova, Translate};
 
 use crate::emulated::{EmulatedSpace, WriteRule};
 use crate::iommufd::Failure;
 use crate::no_iommu::check_raw_io;
 use crate::state::State;
 use crate::{
-    Caller, DirtyLog, Error, ErrorKind, FileId, Group, Host, Ioas, Iommu, PinError, Pinned,
-    Retired, SpaceId, Via,
+    Caller, Error, ErrorKind, FileId, Group, Host, Ioas, Iommu, PinError, Pinned, Retired, SpaceId,
+    Via,
 };
 
 /// The page size that mappings are made of at least: the processor's.

@@ -6,12 +6,12 @@
 use std::sync::Arc;
 
 use iogate_dma::{
-    Access, Fault, InFlight, Iova, Memory, MemoryError, Outcome, Request, Rights, Run, Span,
-    Translate, Width,
+    Access, DirtyLog, Fault, InFlight, Iova, Memory, MemoryError, Outcome, Request, Rights, Run,
+    Span, Translate, Width,
 };
 use iogate_space::{Miss, Segment};
 
-use crate::{DirtyLog, Ioas, Pinned};
+use crate::{Ioas, Pinned};
 
 /// What a mapping has to allow for a write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -95,7 +95,7 @@ impl Host {
         let log = self.slot(device)?.lock().logging.clone();
         let log = log.ok_or(Error::invalid("the device keeps no log"))?;
         if let Some(span) = Span::with_length(Iova(iova), length) {
-            log.take(span, written);
+            log.take(span).into_iter().for_each(written);
         }
         Ok(())
     }

@@ -596,7 +596,7 @@ fn features_are_probed_before_they_are_looked_for() {
     // Both at once are refused even for a feature that nobody has.
     assert_eq!(feature(8, GET | SET | 1), bad);
     let others = (0..=0xffff).filter(|number| !(3..=5).contains(number));
-    for number in others.step_by(7).chain([0, 1, 2, 6, 7, 8, 9, 10, 11, 13]) {
+    for number in others.step_by(7).chain([0, 1, 2, 6, 7, 8, 9, 10, 13]) {
         assert_eq!(feature(8, PROBE | GET | number), Err(Errno::ENOTTY));
     }
     // vfio_ioctl_device_feature_migration_precopy_info_v2.

@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
-use iogate_dma::{Access, Fault, InFlight, Iova, Outcome, Request, Span, Translate};
+use iogate_dma::{Access, DirtyLog, Fault, InFlight, Iova, Outcome, Request, Span, Translate};
 
 use super::Context;
-use crate::{DirtyLog, Error, ErrorKind, FileId, Host, Ioas, Retired};
+use crate::{Error, ErrorKind, FileId, Host, Ioas, Retired};
 
 /// An IOAS as it is seen by way of a page table that records what is written.
 pub(super) struct TrackedSpace {

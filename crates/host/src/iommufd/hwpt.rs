@@ -4,14 +4,14 @@
 
 use std::sync::Arc;
 
-use iogate_dma::Translate;
+use iogate_dma::{DirtyLog, Translate};
 
 use super::Context;
 use super::dirty::TrackedSpace;
 use super::objects::Object;
 use super::unit::Unit;
 use crate::iommufd::Failure;
-use crate::{DirtyLog, Error, ErrorKind, FileId, Host, Ioas, Retired, SpaceId};
+use crate::{Error, ErrorKind, FileId, Host, Ioas, Retired, SpaceId};
 
 /// A paging page table.
 pub(crate) struct Hwpt {

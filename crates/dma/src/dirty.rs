@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use iogate_dma::{Iova, Span};
+use crate::{Iova, Span};
 
 /// log2 of the bits of a word.
 const WORD: u32 = 6;
