@@ -376,28 +376,6 @@ fn the_guide_s_tests_are_tests_of_this_file() {
 }
 
 #[test]
-fn the_guide_s_debugger_debugs() {
-    if Command::new("gdb").arg("--version").output().is_err() {
-        println!("NOT RUN: gdb is not installed");
-        return;
-    }
-    let line = guide("sh");
-    let words: Vec<_> = line.split_whitespace().collect();
-    let ["iogate", "run", "--", program, arguments @ ..] = &words[..] else {
-        panic!("{line}");
-    };
-    let outcome = machine()
-        .run(Command::new(program).args(arguments))
-        .unwrap();
-    assert!(
-        outcome.stdout.contains("exited normally"),
-        "{}",
-        outcome.stderr
-    );
-    assert!(outcome.stdout.contains("2 functions assignable"));
-}
-
-#[test]
 fn the_workflow_s_run_is_a_run() {
     let workflow = common::root().join(".github/workflows/example.yml");
     let text = fs::read_to_string(workflow).unwrap();
