@@ -147,7 +147,7 @@ fn guide_s_example(bench: &Bench, log: &Path) -> Result<(), Stop> {
     let guide = fs::read_to_string(&guide).about(guide.display())?;
     let example = guide
         .split_once("## Under QEMU")
-        .and_then(|(_, chapter)| chapter.split_once("```bash\n"))
+        .and_then(|(_, chapter)| chapter.split_once("```sh\n"))
         .and_then(|(_, block)| block.split_once("```"))
         .map(|(example, _)| example)
         .ok_or_else(|| Stop::failed("docs/guide.md has no example for QEMU"))?;
