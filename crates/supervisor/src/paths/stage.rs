@@ -3,20 +3,26 @@
 //! them work as everywhere. The machine's own entries are stood in for by empty
 //! ones of their kind.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::shown::{Entry, Shown};
 use crate::guardian::Failed;
 use crate::namespace::clash;
 
-/// A directory that is to be, or is there already. It is removed when this is
-/// dropped.
+/// How the names begin.
+const NAME: &str = "iogate-";
+
+/// A directory that is removed when this is dropped. If that does not happen,
+/// because all who know of it were killed at once, the next session of the same
+/// user removes it: its lock is nobody's then.
 #[derive(Debug)]
 pub(crate) struct Stage {
     root: PathBuf,
+    /// The directory, locked; shared by the processes that know of it.
+    _lock: File,
 }
 
 impl Stage {
@@ -26,22 +32,13 @@ impl Stage {
     /// # Errors
     /// What the last place gave, if nothing can be made anywhere.
     pub(crate) fn place() -> Result<Self, Failed> {
-        let mut random = [0; 8];
-        // Only a name: its directory must not exist yet.
-        let _ = rustix::io::read(open_random()?, &mut random);
-        let name = format!(
-            "iogate-{}-{:016x}",
-            std::process::id(),
-            u64::from_ne_bytes(random)
-        );
         let mut places = vec![PathBuf::from("/dev/shm"), std::env::temp_dir()];
         places.extend(["/tmp", "/var/tmp"].map(PathBuf::from));
         let mut last = None;
         for place in places {
             let made = fs::canonicalize(&place).and_then(|place| {
-                let root = place.join(&name);
-                DirBuilder::new().mode(0o755).create(&root)?;
-                Ok(Self { root })
+                sweep(&place);
+                Self::make(&place)
             });
             match made {
                 Ok(stage) => return Ok(stage),
@@ -52,6 +49,24 @@ impl Stage {
             }
         }
         Err(last.unwrap_or_else(|| Failed::at("find a directory")(io::ErrorKind::NotFound.into())))
+    }
+
+    /// One in `place`.
+    fn make(place: &Path) -> io::Result<Self> {
+        loop {
+            let mut random = [0; 8];
+            // Only a name: its directory must not exist yet.
+            let _ = rustix::io::read(File::open("/dev/urandom")?, &mut random);
+            let random = u64::from_ne_bytes(random);
+            let root = place.join(format!("{NAME}{}-{random:016x}", std::process::id()));
+            DirBuilder::new().mode(0o755).create(&root)?;
+            let lock = File::open(&root)?;
+            lock.lock_shared()?;
+            // Another's sweep may have come before the lock.
+            if fs::symlink_metadata(&root).is_ok() {
+                return Ok(Self { root, _lock: lock });
+            }
+        }
     }
 
     /// Its path.
@@ -150,6 +165,46 @@ impl Drop for Stage {
     }
 }
 
-fn open_random() -> Result<fs::File, Failed> {
-    fs::File::open("/dev/urandom").map_err(Failed::at("open /dev/urandom"))
+/// Removes the directories in `place` that sessions of this user left behind.
+fn sweep(place: &Path) {
+    let user = rustix::process::geteuid().as_raw();
+    for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_ours = name.to_str().and_then(|name| name.strip_prefix(NAME));
+        let is_ours = is_ours
+            .and_then(|rest| rest.split_once('-'))
+            .is_some_and(|(id, random)| id.parse::<u32>().is_ok() && random.len() == 16);
+        let is_theirs = || {
+            let metadata = entry.metadata();
+            !metadata.is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == user)
+        };
+        if !is_ours || is_theirs() {
+            continue;
+        }
+        if File::open(entry.path()).is_ok_and(|directory| directory.try_lock().is_ok()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_session_left_is_removed_by_the_next_and_what_lives_stays() {
+        let place = std::env::temp_dir().join(format!("iogate-stages-{}", std::process::id()));
+        fs::create_dir(&place).unwrap();
+        let lives = Stage::make(&place).unwrap();
+        let left = place.join("iogate-1-0123456789abcdef");
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join("vendor"), "0x1234").unwrap();
+        let other = place.join("iogate-notes");
+        fs::create_dir(&other).unwrap();
+        sweep(&place);
+        assert!(!left.exists() && other.exists() && lives.path().exists());
+        drop(lives);
+        fs::remove_dir(other).unwrap();
+        fs::remove_dir(place).unwrap();
+    }
 }
