@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Case, Tier};
 use crate::place::Person;
-use crate::process::Job;
+use crate::process::{Job, signal};
 use crate::setup::{Bench, Linkage};
 use crate::verdict::{About as _, Stop};
 
@@ -80,7 +80,7 @@ fn qemu(bench: &Bench, log: &Path) -> Result<(), Stop> {
     }
     let [one, other] = &paths;
     let seen = client(bench, log, &[one, other]);
-    qemu.press_interrupt()?;
+    signal(qemu.id(), libc::SIGTERM);
     // Its own end says nothing of the frames.
     let _ = qemu.finish()?;
     seen
