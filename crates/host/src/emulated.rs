@@ -65,7 +65,7 @@ impl EmulatedSpace {
         // One that went meanwhile was there when the access began.
         let (pages, offset) = part.flatten().ok_or(gone)?;
         match pages.is_memory() {
-            true => pages.pin(offset, length, rights).map_err(|_| gone),
+            true => pages.lend(offset, length, rights).map_err(|_| gone),
             false => Err(MemoryError::Absent { address: iova }),
         }
     }
@@ -101,10 +101,18 @@ impl Translate for EmulatedSpace {
         request: &Request,
     ) -> Result<Outcome<'g>, Fault> {
         let first = request.span.first();
-        let area = self.space.space().area_at(first);
+        let area = self.space.space().with_area(first, |area| {
+            let is_memory = area.payload.pages.is_memory();
+            (area.span, area.rights, is_memory)
+        });
+        // A device's own memory, which only devices reach: a page table may
+        // show it. `iopt_pages_rw_access`.
+        if area.is_some_and(|(.., is_memory)| !is_memory) {
+            return Err(self.space.fault(request, Miss::Permission));
+        }
         if self.rule == WriteRule::ReadAndWrite
             && request.access == Access::Write
-            && let Some((_, rights)) = area
+            && let Some((_, rights, _)) = area
             && !rights.can_read()
         {
             return Err(self.space.fault(request, Miss::Permission));
@@ -112,7 +120,7 @@ impl Translate for EmulatedSpace {
         match self.space.translate_or_miss(guard, request) {
             Ok(run) => Ok(Outcome::Memory(run)),
             // Nobody pinned it before: this access does.
-            Err(Miss::Unfilled) if let Some((span, rights)) = area => {
+            Err(Miss::Unfilled) if let Some((span, rights, _)) = area => {
                 let last = span.last().min(request.span.last());
                 let length = last.0.saturating_sub(first.0).saturating_add(1);
                 Ok(Outcome::Memory(Run::new(self, first.0, length, rights)))

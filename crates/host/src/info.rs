@@ -9,7 +9,7 @@ use iogate_interrupt::Signal;
 use iogate_pci::BarSpace;
 
 use crate::slot::LowPower;
-use crate::{Error, Host, IrqIndex, Region};
+use crate::{Error, Host, IrqIndex, Region, Retired};
 
 /// What VFIO_DEVICE_GET_REGION_INFO says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -147,13 +147,14 @@ impl Host {
         }
     }
 
-    /// VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY: EINVAL if it is in force.
+    /// VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY: EINVAL if it is in force. The parts
+    /// of BARs that the device gave out are taken back.
     /// `vfio_pci_runtime_pm_entry`.
     pub fn enter_low_power(
         &self,
         device: usize,
         wakeup: Option<Arc<dyn Signal>>,
-    ) -> Result<(), Error> {
+    ) -> Result<Retired, Error> {
         let slot = self.slot(device)?;
         let mut state = slot.lock();
         if state.low_power.is_some() {
@@ -161,15 +162,22 @@ impl Host {
         }
         state.low_power = Some(LowPower { wakeup });
         slot.settle_power(&state);
-        Ok(())
+        drop(state);
+        let mut retired = Retired::default();
+        self.look_at_exports(&mut retired);
+        Ok(retired)
     }
 
-    /// VFIO_DEVICE_FEATURE_LOW_POWER_EXIT. `vfio_pci_runtime_pm_exit`.
-    pub fn leave_low_power(&self, device: usize) -> Result<(), Error> {
+    /// VFIO_DEVICE_FEATURE_LOW_POWER_EXIT: the device gives out its BARs again.
+    /// `vfio_pci_runtime_pm_exit`.
+    pub fn leave_low_power(&self, device: usize) -> Result<Retired, Error> {
         let slot = self.slot(device)?;
         let mut state = slot.lock();
         state.low_power = None;
         slot.settle_power(&state);
-        Ok(())
+        drop(state);
+        let mut retired = Retired::default();
+        self.look_at_exports(&mut retired);
+        Ok(retired)
     }
 }

@@ -24,6 +24,12 @@ pub trait Pages: Send + Sync + Debug {
     /// with `rights`, or fails and leaves nothing behind.
     fn pin(&self, offset: u64, length: u64, rights: Rights) -> Result<Box<dyn Pinned>, PinError>;
 
+    /// As [`pin`](Self::pin), for software that copies the bytes and lets go:
+    /// what only devices may not have is there for it.
+    fn lend(&self, offset: u64, length: u64, rights: Rights) -> Result<Box<dyn Pinned>, PinError> {
+        self.pin(offset, length, rights)
+    }
+
     /// Where the range starts: an address in the client, or an offset in a
     /// file. Shown in reports and kept for the kernel's alignment rules.
     fn start(&self) -> u64;
@@ -69,4 +75,11 @@ pub trait Pinned: Send + Sync {
     /// gone when the client unmaps them: private memory, which only its
     /// process can name. Shared files survive.
     fn private(&self) -> &[(u64, u64)];
+
+    /// The first address at which the client has mapped a device's own memory
+    /// or registers, if it has there. An iommufd does not take those: VM_IO,
+    /// VM_PFNMAP. Linux `mm/gup.c`, `check_vma_flags`.
+    fn device_address(&self) -> Option<u64> {
+        None
+    }
 }

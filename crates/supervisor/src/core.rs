@@ -132,6 +132,7 @@ impl Core {
             descriptors,
             paths,
         } = sight;
+        let held = Held::default();
         Ok(Self {
             host,
             watcher: Arc::new(Watcher::new()?),
@@ -145,11 +146,12 @@ impl Core {
             ledger: Ledger {
                 memory,
                 files: Arc::default(),
+                devices: held.devices(),
                 private: Arc::default(),
             },
             bus_errors: BusErrors::default(),
             remapped: AtomicU64::new(0),
-            held: Mutex::default(),
+            held: Mutex::new(held),
             closing: Mutex::default(),
         })
     }

@@ -1,10 +1,11 @@
 //! Which files the client holds, and by what.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iogate_host::{FileId, Node};
+use iogate_memory::Vma;
 
 use crate::object::{Lock, Proof};
 use crate::thread::Inode;
@@ -22,6 +23,22 @@ struct File {
     placeholder: Option<(Node, OwnedFd)>,
 }
 
+/// The files of devices that the client holds or has mapped. Locked by itself,
+/// since it is asked while the host is locked and [`Held`] asks the host.
+#[derive(Default)]
+pub(crate) struct DeviceFiles(Mutex<HashSet<Inode>>);
+
+impl DeviceFiles {
+    fn lock(&self) -> MutexGuard<'_, HashSet<Inode>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `vma` is a mapping of one.
+    pub(crate) fn contains(&self, vma: &Vma) -> bool {
+        self.lock().contains(&Inode::new(vma.device, vma.inode))
+    }
+}
+
 /// All files and their ends.
 #[derive(Default)]
 pub(crate) struct Held {
@@ -29,6 +46,7 @@ pub(crate) struct Held {
     by_inode: HashMap<Inode, Vec<u64>>,
     ends: HashMap<u64, End>,
     files: HashMap<FileId, File>,
+    devices: Arc<DeviceFiles>,
     next: u64,
 }
 
@@ -71,6 +89,11 @@ impl Held {
         own.map(|end| end.file)
     }
 
+    /// The files of devices, as they stand at any time.
+    pub(crate) fn devices(&self) -> Arc<DeviceFiles> {
+        Arc::clone(&self.devices)
+    }
+
     /// The number that the next end will have.
     pub(crate) fn next(&self) -> u64 {
         self.next
@@ -81,6 +104,9 @@ impl Held {
         let end = self.next;
         self.next = self.next.wrapping_add(1);
         self.by_inode.entry(inode).or_default().push(end);
+        if let Proof::Lock(_) = proof {
+            self.devices.lock().insert(inode);
+        }
         self.ends.insert(end, End { file, inode, proof });
         let entry = self.files.entry(file).or_insert(File {
             ends: 0,
@@ -145,6 +171,7 @@ impl Held {
             ends.retain(|other| *other != end);
             if ends.is_empty() {
                 self.by_inode.remove(&inode);
+                self.devices.lock().remove(&inode);
             }
         }
         let entry = self.files.get_mut(&file)?;
@@ -227,13 +254,17 @@ mod tests {
         };
         let other = another_device(&lock.file, 1).unwrap();
         let inode = one.inode;
-        held.add(FileId(1), inode, one.proof);
+        let first = held.add(FileId(1), inode, one.proof);
         let second = held.add(FileId(2), other.inode, other.proof);
+        let devices = held.devices();
         assert_eq!(held.file(inode, &one.theirs), Some(FileId(1)));
         assert_eq!(held.file(inode, &other.theirs), Some(FileId(2)));
         drop(other.theirs);
         assert_eq!(held.released(), [second]);
         assert_eq!(held.remove(second), Some(FileId(2)));
         assert_eq!(held.file(inode, &one.theirs), Some(FileId(1)));
+        assert!(devices.lock().contains(&inode));
+        assert_eq!(held.remove(first), Some(FileId(1)));
+        assert!(!devices.lock().contains(&inode));
     }
 }

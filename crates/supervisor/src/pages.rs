@@ -13,6 +13,7 @@ use iogate_memory::{ClientMemory, FileRange, Vma};
 use iogate_space::Segment;
 
 use crate::client_process::ClientProcess;
+use crate::held::DeviceFiles;
 use crate::shared::SharedFiles;
 
 /// Where pinned memory is entered.
@@ -20,6 +21,8 @@ use crate::shared::SharedFiles;
 pub(crate) struct Ledger {
     pub(crate) memory: Arc<ClientMemory>,
     pub(crate) files: Arc<SharedFiles>,
+    /// The files whose mappings are of devices.
+    pub(crate) devices: Arc<DeviceFiles>,
     /// Pins of private memory of all processes.
     pub(crate) private: Arc<AtomicUsize>,
 }
@@ -56,6 +59,9 @@ impl Pages for ProcessPages {
             };
             if !allowed {
                 return Err(fault);
+            }
+            if vma.is_file() && self.ledger.devices.contains(&vma) {
+                pins.device.get_or_insert(at);
             }
             let piece = end.min(vma.end).saturating_sub(at);
             match self.map(&vma, at, piece, rights) {
@@ -144,6 +150,8 @@ struct Pins {
     segments: Vec<Segment>,
     private: Vec<(u64, u64)>,
     files: Vec<FileRange>,
+    /// The first address that is of a device file.
+    device: Option<u64>,
     counter: Arc<AtomicUsize>,
     process: Arc<ClientProcess>,
     counted: bool,
@@ -155,6 +163,7 @@ impl Pins {
             segments: Vec::new(),
             private: Vec::new(),
             files: Vec::new(),
+            device: None,
             counter,
             process,
             counted: false,
@@ -202,6 +211,10 @@ impl Pinned for Pins {
 
     fn private(&self) -> &[(u64, u64)] {
         &self.private
+    }
+
+    fn device_address(&self) -> Option<u64> {
+        self.device
     }
 }
 

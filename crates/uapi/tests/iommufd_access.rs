@@ -66,6 +66,23 @@ fn an_access_reads_and_writes_across_pages_what_no_device_reaches() {
     world.close(file);
 }
 
+/// drivers/iommu/iommufd/pages.c, iopt_pages_rw_access, which copies by the
+/// process's addresses, and iopt_pages_fill_xarray, which pins.
+#[test]
+fn an_access_copies_from_a_mapping_of_a_device_file_and_pins_none() {
+    let world = World::new();
+    let (_, _, access) = accessed(&world, AccessMode::Pins);
+    *world.program.process.device.lock().unwrap() = Some(HEAP / PAGE);
+    let refused = pin(&world, access, 0x1_0000, PAGE);
+    assert_eq!(refused, Err(ErrorKind::Fault));
+    let at = Iova(0x1_0000);
+    world.host.access_write(access, at, &[5]).unwrap();
+    let mut byte = [0];
+    world.host.access_read(access, at, &mut byte).unwrap();
+    assert_eq!(byte, [5]);
+    assert_eq!(world.pinned_frames(), 0);
+}
+
 /// drivers/iommu/iommufd/device.c, iommufd_access_pin_pages.
 #[test]
 fn a_pin_wants_all_of_its_range_mapped_and_allowed_and_an_access_that_pins() {

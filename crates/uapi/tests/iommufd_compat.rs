@@ -339,3 +339,18 @@ fn what_an_iommufd_lacks_shows_when_a_device_is_opened() {
     let (bound, _) = world.bound(TWIN_A, world.iommufd());
     world.close(bound);
 }
+
+/// drivers/iommu/iommufd/vfio_compat.c, iommufd_vfio_map_dma; mm/gup.c,
+/// check_vma_flags. The older container maps it: vfio_iommu_type1.c,
+/// vaddr_get_pfns.
+#[test]
+fn a_mapping_of_a_device_file_is_refused_by_either_type() {
+    for kind in [TYPE1, TYPE1_V2] {
+        let world = World::new();
+        let (file, _) = with_device(&world, ALONE);
+        world.raw(file, SET_IOMMU, kind).unwrap();
+        *world.program.process.device.lock().unwrap() = Some(HEAP / PAGE);
+        assert_eq!(map(&world, file, 3, 0x1000, PAGE), Err(Errno::EFAULT));
+        assert_eq!(world.pinned_frames(), 0);
+    }
+}

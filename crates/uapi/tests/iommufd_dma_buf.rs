@@ -113,6 +113,48 @@ fn another_device_reaches_an_exported_bar_until_it_is_taken_back() {
     assert_eq!(map(&world, file, ioas, fd, 0), Err(Errno::ENODEV));
 }
 
+/// drivers/vfio/pci/vfio_pci_core.c, vfio_pci_runtime_pm_entry,
+/// vfio_pci_runtime_pm_exit.
+#[test]
+fn a_device_in_low_power_has_taken_its_buffers_back() {
+    let world = World::new();
+    let file = world.iommufd();
+    let (device, _) = world.bound(WITH_BARS, file);
+    let fd = export(&world, device, 0, &[(0, PAGE)]);
+    let ioas = world.ioas(file);
+    let (peer, _) = world.bound(ALONE, file);
+    world.attach(peer, ioas).unwrap();
+    map(&world, file, ioas, fd, 0).unwrap();
+    assert!(world.dma_write(ALONE, AT, 0x5a));
+    let set = |feature: u32| world.call(device, FEATURE, &mut pack!(8_u32, feature | 1 << 17));
+    set(3).unwrap();
+    assert_eq!(world.dma_read(ALONE, AT), None);
+    world.unmap(file, ioas, AT, PAGE).unwrap();
+    assert_eq!(map(&world, file, ioas, fd, 0), Err(Errno::ENODEV));
+    set(5).unwrap();
+    map(&world, file, ioas, fd, 0).unwrap();
+    assert_eq!(world.dma_read(ALONE, AT), Some(0x5a));
+}
+
+/// drivers/iommu/iommufd/pages.c, iopt_pages_rw_access: EINVAL.
+#[test]
+fn a_mediated_device_does_not_reach_a_buffer_that_a_device_reaches() {
+    let world = World::new();
+    let file = world.iommufd();
+    let (device, _) = world.bound(WITH_BARS, file);
+    let fd = export(&world, device, 0, &[(0, PAGE)]);
+    let ioas = world.ioas(file);
+    map(&world, file, ioas, fd, 0).unwrap();
+    let (mediated, _) = world.bound(MEDIATED, file);
+    world.attach(mediated, ioas).unwrap();
+    assert_eq!(world.dma_read(MEDIATED, AT), None);
+    let (peer, _) = world.bound(ALONE, file);
+    world.attach(peer, ioas).unwrap();
+    assert_eq!(world.dma_read(ALONE, AT), Some(0));
+    assert_eq!(world.dma_read(MEDIATED, AT), None);
+    assert!(!world.dma_write(MEDIATED, AT, 1));
+}
+
 /// drivers/vfio/pci/vfio_pci_dmabuf.c, vfio_pci_dma_buf_iommufd_map.
 #[test]
 fn only_a_buffer_of_one_part_is_mapped_and_not_past_its_end() {

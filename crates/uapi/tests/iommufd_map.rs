@@ -165,6 +165,28 @@ fn absent_memory_shows_at_the_attach_and_leaves_nothing_pinned() {
     assert_eq!(world.dma_read(ALONE, 0x2000), Some(0));
 }
 
+/// drivers/iommu/iommufd/pages.c, pfn_reader_user_pin; mm/gup.c,
+/// check_vma_flags: VM_IO and VM_PFNMAP.
+#[test]
+fn a_mapping_of_a_device_file_is_never_reached_by_devices() {
+    let world = World::new();
+    let (file, ioas, device) = attached(&world);
+    *world.program.process.device.lock().unwrap() = Some(HEAP / PAGE + 1);
+    let map = |ioas, memory, iova| world.map(file, ioas, FIXED | RW, memory, iova);
+    let bar = (HEAP + PAGE, PAGE);
+    assert_eq!(map(ioas, bar, 0x1000), Err(Errno::EFAULT));
+    assert_eq!(map(ioas, (HEAP, 3 * PAGE), 0x1000), Err(Errno::EFAULT));
+    map(ioas, (HEAP, PAGE), 0x1000).unwrap();
+    assert_eq!(world.pinned_frames(), 1);
+    let other = world.ioas(file);
+    map(other, bar, 0x8000).unwrap();
+    let copied = world.copy(file, FIXED | R, (other, 0x8000), (ioas, 0x9000), PAGE);
+    assert_eq!(copied, Err(Errno::EFAULT));
+    assert_eq!(world.attach(device, other), Err(Errno::EFAULT));
+    assert_eq!(world.dma_read(ALONE, 0x1000), Some(0), "attached as before");
+    assert_eq!(world.pinned_frames(), 1);
+}
+
 /// drivers/iommu/iommufd/ioas.c, iommufd_ioas_copy; io_pagetable.c,
 /// iopt_get_pages.
 #[test]

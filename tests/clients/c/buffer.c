@@ -204,6 +204,44 @@ static void disabled(const struct session *s)
 	ok("memory that is disabled");
 }
 
+// By an iommufd the buffer is no target of DMA: mm/gup.c, check_vma_flags.
+static void not_by_iommufd(enum mode by)
+{
+	struct session s = (mode = by, open_legacy(find_nvme(), VFIO_TYPE1v2_IOMMU));
+	struct vfio_region_info registers = { .argsz = sizeof(registers), .index = 0 };
+	struct vfio_device_attach_iommufd_pt attach = { .argsz = sizeof(attach), .pt_id = s.ioas };
+	struct vfio_device_detach_iommufd_pt detach = { .argsz = sizeof(detach) };
+	u8 *around = anonymous(3 * PAGE);
+
+	find_buffer(&s);
+	REFUSED(EFAULT, map(s.container, IOVA, buffer, region.size, RW));
+	REFUSED(EFAULT, map(s.container, IOVA, buffer + PAGE, PAGE, VFIO_DMA_MAP_FLAG_READ));
+	CHECK(mmap(around + PAGE, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, s.device, region.offset) ==
+		around + PAGE, "mmap of the buffer between memory");
+	REFUSED(EFAULT, map(s.container, IOVA, around, 3 * PAGE, RW));
+	WORKS(map(s.container, IOVA, around, PAGE, RW));
+	WORKS(unmap(s.container, IOVA, PAGE, 0));
+	WORKS(ioctl(s.device, VFIO_DEVICE_GET_REGION_INFO, &registers));
+	if (registers.flags & VFIO_REGION_INFO_FLAG_MMAP) {
+		u8 *mapped = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, s.device, registers.offset);
+
+		CHECK(mapped != MAP_FAILED, "mmap of the registers");
+		REFUSED(EFAULT, map(s.container, IOVA, mapped, PAGE, RW));
+		munmap(mapped, PAGE);
+	}
+	if (by == IOMMUFD) {
+		// Without a device nothing is pinned yet.
+		WORKS(ioctl(s.device, VFIO_DEVICE_DETACH_IOMMUFD_PT, &detach));
+		WORKS(map(s.container, IOVA, buffer, PAGE, RW));
+		REFUSED(EFAULT, ioctl(s.device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach));
+		WORKS(unmap(s.container, IOVA, PAGE, 0));
+		WORKS(ioctl(s.device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach));
+	}
+	munmap(around, 3 * PAGE);
+	munmap(buffer, region.size);
+	close_session(&s);
+}
+
 void memory_buffer(void)
 {
 	struct session s = open_legacy(find_nvme(), VFIO_TYPE1v2_IOMMU);
@@ -228,4 +266,7 @@ void memory_buffer(void)
 	s = open_legacy(find_nvme(), VFIO_TYPE1v2_IOMMU);
 	close_session(&s);
 	ok("opened again");
+	for (enum mode by = COMPAT_GROUP; by <= IOMMUFD; by++)
+		not_by_iommufd(by);
+	ok("no target of DMA by an iommufd");
 }

@@ -8,10 +8,11 @@ use iogate_dma::{Iova, Rights, Span};
 use iogate_space::Segment;
 
 use super::ioas::pin_error;
+use super::map::Part;
 use super::objects::Object;
 use super::{Context, Failure, PAGE_SIZE};
 use crate::state::{File, State};
-use crate::{Error, ErrorKind, FileId, FileKind, Host, Path, Pinned, Retired};
+use crate::{Error, ErrorKind, FileId, FileKind, Host, Path, PinError, Pinned, Retired};
 
 /// An access as an object of an iommufd.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -176,7 +177,7 @@ impl Host {
         if alignment != PAGE_SIZE {
             return Err(Error::invalid("the access does not pin pages").into());
         }
-        let pages = context.pin_parts(ioas.ok_or(NO_IOAS)?, span, rights);
+        let pages = context.pin_parts(ioas.ok_or(NO_IOAS)?, span, rights, Part::pin);
         let pages = pages.map_err(|(error, pages)| Failure {
             error,
             retired: Box::new(self.retire(pages)),
@@ -253,7 +254,7 @@ impl Host {
         let length = u64::try_from(length).unwrap_or(u64::MAX);
         let span = span(iova, length)?;
         let ioas = context.objects.access(id)?.ioas.ok_or(NO_IOAS)?;
-        let pages = context.pin_parts(ioas, span, rights);
+        let pages = context.pin_parts(ioas, span, rights, Part::lend);
         let pages = pages.map_err(|(error, _)| error)?;
         let mut segments = pages.iter().flat_map(|page| page.segments());
         let touched = segments.all(|segment| {
@@ -294,12 +295,14 @@ impl Host {
 
 impl Context {
     /// Pins what lies behind `span`, or nothing: then what was pinned in vain.
+    /// `pin` says how: [`Part::pin`] or [`Part::lend`].
     #[allow(clippy::type_complexity, reason = "read in one place")]
     fn pin_parts(
         &self,
         ioas: u32,
         span: Span,
         rights: Rights,
+        pin: impl Fn(&Part, Rights) -> Result<Box<dyn Pinned>, PinError>,
     ) -> Result<Vec<Box<dyn Pinned>>, (Error, Vec<Box<dyn Pinned>>)> {
         let parts = self.objects.ioas(ioas).and_then(|ioas| ioas.parts(span));
         let parts = parts.map_err(|error| (error, Vec::new()))?;
@@ -316,7 +319,7 @@ impl Context {
                 let error = Error::invalid("software cannot access a device's own memory");
                 return Err((error, pages));
             }
-            match part.pages.pin(part.offset, part.length, rights) {
+            match pin(&part, rights) {
                 Ok(pinned) => pages.push(pinned),
                 Err(error) => return Err((pin_error(error, part.pages.is_file()), pages)),
             }

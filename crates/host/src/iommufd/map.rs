@@ -11,7 +11,7 @@ use super::shared::SharedPages;
 use super::{Context, Failure};
 use crate::ioas::{MapFailure, Mapping, Reach};
 use crate::private::PrivateMemory;
-use crate::{Actor, Caller, Error, ErrorKind, FileId, Host, Pages, PinError, Retired, Via};
+use crate::{Actor, Caller, Error, ErrorKind, FileId, Host, Pages, PinError, Pinned, Retired, Via};
 
 /// Where a mapping goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -217,8 +217,10 @@ impl IoasObject {
         let mut held = Vec::new();
         let reach = if self.is_pinned() {
             for part in parts {
-                let pinned = part.pages.pin(part.offset, part.length, rights);
-                held.push(pinned.map_err(|error| pin_error(error, part.pages.is_file()))?);
+                held.push(
+                    part.pin(rights)
+                        .map_err(|error| pin_error(error, part.pages.is_file()))?,
+                );
             }
             Reach::Now
         } else {
@@ -252,6 +254,16 @@ impl Part {
     /// Where its memory starts.
     fn start(&self) -> u64 {
         self.pages.start().wrapping_add(self.offset)
+    }
+
+    /// Its memory, for devices.
+    pub(super) fn pin(&self, rights: Rights) -> Result<Box<dyn Pinned>, PinError> {
+        self.pages.pin(self.offset, self.length, rights)
+    }
+
+    /// Its memory, for software that copies.
+    pub(super) fn lend(&self, rights: Rights) -> Result<Box<dyn Pinned>, PinError> {
+        self.pages.lend(self.offset, self.length, rights)
     }
 }
 

@@ -113,6 +113,11 @@ impl SharedPages {
         }
     }
 
+    /// `rights` and those of the first mapping.
+    fn with_own(&self, rights: Rights) -> Rights {
+        Rights::from_bits(rights.bits() | self.rights.bits())
+    }
+
     fn charge(&self, account: Option<Account>, length: u64) -> Result<Option<Charge>, PinError> {
         let Some(account) = account else {
             return Ok(None);
@@ -124,25 +129,36 @@ impl SharedPages {
 
 impl Pages for SharedPages {
     fn pin(&self, offset: u64, length: u64, rights: Rights) -> Result<Box<dyn Pinned>, PinError> {
-        let rights = Rights::from_bits(rights.bits() | self.rights.bits());
+        let rights = self.with_own(rights);
         let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
-        pins.retain(|pin| pin.strong_count() > 0);
-        let known = pins.iter().filter_map(Weak::upgrade);
-        let mut fitting = known.filter(|pin| pin.covers(offset, length, rights));
-        if let Some(pin) = fitting.next() {
+        if let Some(pin) = find(&mut pins, offset, length, rights) {
             return Ok(Box::new(share(pin, offset, length)));
         }
         let account = *self.account.lock().unwrap_or_else(PoisonError::into_inner);
         let charge = self.charge(account, length)?;
+        let pinned = self.pages.pin(offset, length, rights)?;
+        if let Some(address) = pinned.device_address() {
+            return Err(PinError::Fault(address));
+        }
         let pin = Arc::new(Pin {
             offset,
             length,
             rights,
-            pinned: self.pages.pin(offset, length, rights)?,
+            pinned,
             charge: Mutex::new(charge),
         });
         pins.push(Arc::downgrade(&pin));
         Ok(Box::new(share(pin, offset, length)))
+    }
+
+    /// Linux `iopt_pages_rw_access`, which copies by the process's addresses.
+    fn lend(&self, offset: u64, length: u64, rights: Rights) -> Result<Box<dyn Pinned>, PinError> {
+        let rights = self.with_own(rights);
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        match find(&mut pins, offset, length, rights) {
+            Some(pin) => Ok(Box::new(share(pin, offset, length))),
+            None => self.pages.lend(offset, length, rights),
+        }
     }
 
     fn start(&self) -> u64 {
@@ -200,6 +216,13 @@ impl std::fmt::Debug for Pin {
             .field("length", &format_args!("{:#x}", self.length))
             .finish_non_exhaustive()
     }
+}
+
+/// A pin that covers the range, of those that still stand.
+fn find(pins: &mut Vec<Weak<Pin>>, offset: u64, length: u64, rights: Rights) -> Option<Arc<Pin>> {
+    pins.retain(|pin| pin.strong_count() > 0);
+    let mut known = pins.iter().filter_map(Weak::upgrade);
+    known.find(|pin| pin.covers(offset, length, rights))
 }
 
 /// One mapping's part of a pin: the `length` bytes at `offset` of the pages.

@@ -88,7 +88,7 @@ fn run(call: &Call<'_>, device: usize, body: &mut Feature) -> Result<Answer, Err
         }
         number::LOW_POWER_ENTRY => {
             if body.is_set(0)? {
-                call.host.enter_low_power(device, None)?;
+                return Ok(call.host.enter_low_power(device, None)?.into());
             }
         }
         number::LOW_POWER_ENTRY_WITH_WAKEUP => {
@@ -96,12 +96,12 @@ fn run(call: &Call<'_>, device: usize, body: &mut Feature) -> Result<Answer, Err
             if body.is_set(8)? {
                 let [fd, _] = read_pair(call)?;
                 let wakeup = call.client.eventfd(fd)?;
-                call.host.enter_low_power(device, Some(wakeup))?;
+                return Ok(call.host.enter_low_power(device, Some(wakeup))?.into());
             }
         }
         number::LOW_POWER_EXIT => {
             if body.is_set(0)? {
-                call.host.leave_low_power(device)?;
+                return Ok(call.host.leave_low_power(device)?.into());
             }
         }
         _ => return Err(Errno::ENOTTY),

@@ -56,6 +56,8 @@ pub struct Process {
     pub pages: Mutex<BTreeMap<u64, Page>>,
     /// How often each frame is pinned.
     pub pins: Mutex<BTreeMap<u64, u32>>,
+    /// The page that is a mapping of a device file, if there is one.
+    pub device: Mutex<Option<u64>>,
     /// Memory files by descriptor: their frames.
     pub(super) files: Mutex<BTreeMap<i32, Vec<u64>>>,
     pub(super) fds: Mutex<BTreeMap<i32, Named>>,
@@ -75,6 +77,7 @@ struct Held {
     frames: Vec<u64>,
     segments: Vec<Segment>,
     private: Vec<(u64, u64)>,
+    device: Option<u64>,
 }
 
 impl Drop for Held {
@@ -97,6 +100,9 @@ impl Pinned for Held {
     fn private(&self) -> &[(u64, u64)] {
         &self.private
     }
+    fn device_address(&self) -> Option<u64> {
+        self.device
+    }
 }
 
 impl Pages for Range {
@@ -107,6 +113,7 @@ impl Pages for Range {
             frames: Vec::new(),
             segments: Vec::new(),
             private: Vec::new(),
+            device: None,
         };
         let first = self.start + offset;
         let mut at = first;
@@ -130,6 +137,9 @@ impl Pages for Range {
             let page = page
                 .filter(|page| page.writable || !rights.can_write())
                 .ok_or(PinError::Fault(at))?;
+            if *self.process.device.lock().unwrap() == Some(at / PAGE) {
+                held.device = Some(at);
+            }
             let mut pins = self.process.pins.lock().unwrap();
             *pins.entry(page.frame).or_default() += 1;
             held.frames.push(page.frame);
