@@ -247,7 +247,7 @@ impl FaultSink for Checker {
             length = fault.span.last_offset().saturating_add(1),
             reason = %fault.reason,
         );
-        let stack = self.outside.last_write(fault.source_id);
+        let stack = self.outside.last_write(fault.source_id.function());
         let mut guard = self.lock();
         let state = &mut *guard;
         let space = state.attached.get(&fault.source_id).copied();

@@ -112,7 +112,7 @@ impl Writer<'_> {
             "number": cause.number,
             "times": cause.times,
             "device": fault.source_id.to_string(),
-            "model": self.checker.outside.model(fault.source_id),
+            "model": self.checker.outside.model(fault.source_id.function()),
             "access": fault.access.to_string(),
             "first": hex(fault.span).0,
             "last": hex(fault.span).1,

@@ -22,7 +22,7 @@ pub(crate) fn span_of_time(time: Duration) -> String {
 
 /// "nvme 0000:01:00.0".
 pub(crate) fn device(source: Source, outside: &dyn Outside) -> String {
-    match outside.model(source) {
+    match outside.model(source.function()) {
         Some(model) => format!("{model} {source}"),
         None => source.to_string(),
     }

@@ -15,12 +15,18 @@
 //! | 0x88 | DMA destination | RW |
 //! | 0x90 | DMA count, in bytes | RW |
 //! | 0x98 | DMA command: bit 0 start and busy, bit 1 to memory, bit 2 interrupt 0x100 after | RW |
+//! | 0xa0 | PASID of the next transfers: bits 0-19 it, bit 31 whether they carry it | RW |
 //!
 //! Accesses are 4 bytes below 0x80, 4 or 8 from 0x80 on; a register of 8 bytes
 //! written with 4 takes them as its whole value. Everything else reads as
 //! ones and takes no writes. One side of a transfer is the 4096-byte buffer
 //! at 0x40000, the other is memory, at an address of which the `dma-mask`
 //! property lets 28 bits through.
+//!
+//! QEMU's edu has no PASIDs: the register at 0xa0 is an addition of iogate's,
+//! there only with the property `pasid` while the function may send PASIDs. It
+//! takes no writes during a transfer, and of a PASID only the bits that the
+//! unit tells apart.
 //!
 //! Chosen here: a transfer that leaves the buffer moves nothing and ends as
 //! any other; one that faults leaves the buffer as it was and ends as any
@@ -30,7 +36,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bitfield_struct::bitfield;
-use iogate_dma::{Iova, Line, Port};
+use iogate_dma::{Iova, Line, Pasid, Port};
 use iogate_pci::{After, Bar, Bus, BusError, Endpoint, Function, Identity, Life, Msi, ResetKind};
 
 use crate::properties::{Checked, Kind, Property};
@@ -47,21 +53,32 @@ const DMA_DONE: u32 = 0x100;
 pub(crate) const MODEL: Model = Model {
     name: "edu",
     about: "educational device: factorial, DMA engine, INTx and MSI",
-    properties: &[Property {
-        name: "dma-mask",
-        kind: Kind::Integer,
-        about: "bits of a DMA address that reach the bus (default 0xfffffff)",
-    }],
+    properties: &[
+        Property {
+            name: "dma-mask",
+            kind: Kind::Integer,
+            about: "bits of a DMA address that reach the bus (default 0xfffffff)",
+        },
+        Property {
+            name: "pasid",
+            kind: Kind::Bool,
+            about: "whether it has PASIDs, an addition to QEMU's edu (default false)",
+        },
+    ],
     build,
     build_virtual: None,
 };
+
+/// Bits of its PASIDs: all that there can be.
+const PASID_WIDTH: u8 = 20;
 
 /// The default `dma-mask`: 28 bits.
 const MASK: u64 = 0x0fff_ffff;
 
 fn build(properties: &Checked<'_>, slot: Slot) -> Result<Arc<dyn Function>, BuildError> {
     let mask = properties.number("dma-mask").unwrap_or(MASK);
-    Ok(Arc::new(Edu::new(slot, mask)?))
+    let has_pasids = properties.yes("pasid").unwrap_or(false);
+    Ok(Arc::new(Edu::new(slot, mask, has_pasids)?))
 }
 
 /// Status register (offset 0x20, 32-bit, RW).
@@ -85,6 +102,23 @@ struct DmaCommand {
     __: u64,
 }
 
+/// DMA PASID register (offset 0xa0, 32-bit, RW).
+#[bitfield(u32)]
+struct DmaPasid {
+    #[bits(20)]
+    pasid: u32,
+    #[bits(11)]
+    __: u16,
+    is_valid: bool,
+}
+
+impl DmaPasid {
+    /// What transfers carry.
+    fn carried(self) -> Option<Pasid> {
+        Pasid::new(self.pasid()).filter(|_| self.is_valid())
+    }
+}
+
 /// One edu device.
 pub struct Edu {
     endpoint: Endpoint,
@@ -103,6 +137,7 @@ struct State {
     dma_destination: u64,
     dma_count: u64,
     dma_command: DmaCommand,
+    dma_pasid: DmaPasid,
     buffer: [u8; BUFFER_SIZE],
 }
 
@@ -118,6 +153,7 @@ impl State {
             dma_destination: 0,
             dma_count: 0,
             dma_command: DmaCommand::new(),
+            dma_pasid: DmaPasid::new(),
             buffer: [0; BUFFER_SIZE],
         }
     }
@@ -135,8 +171,9 @@ impl State {
 }
 
 impl Edu {
-    /// An edu whose DMA addresses are cut to the bits of `mask`.
-    fn new(slot: Slot, mask: u64) -> Result<Self, BuildError> {
+    /// An edu whose DMA addresses are cut to the bits of `mask`, and that has
+    /// PASIDs or not.
+    fn new(slot: Slot, mask: u64, has_pasids: bool) -> Result<Self, BuildError> {
         let identity = Identity {
             vendor: 0x1234,
             device: 0x11e8,
@@ -145,13 +182,17 @@ impl Edu {
             class: 0x00_ff00,
             revision: 0x10,
         };
-        let endpoint = Endpoint::builder(identity)
+        let builder = Endpoint::builder(identity)
             .bar(Bar::memory32(0, 1 << 20))
             .pin_a()
             .power_management()
             .msi(Msi::default())
-            .express()
-            .build(slot.source, slot.interrupts)?;
+            .express();
+        let builder = match has_pasids {
+            true => builder.pasid(PASID_WIDTH),
+            false => builder,
+        };
+        let endpoint = builder.build(slot.source, slot.interrupts)?;
         Ok(Self {
             state: Mutex::new(State::new(endpoint.life())),
             endpoint,
@@ -261,6 +302,7 @@ impl Function for Edu {
             (0x88, 4 | 8) => state.dma_destination,
             (0x90, 4 | 8) => state.dma_count,
             (0x98, 4 | 8) => state.dma_command.into_bits(),
+            (0xa0, 4 | 8) if self.endpoint.pasid_bits() != 0 => state.dma_pasid.into_bits().into(),
             _ => u64::MAX,
         };
         into.fill(0xff);
@@ -314,23 +356,35 @@ impl Function for Edu {
                 state.dma_command = DmaCommand::from_bits(value);
                 return After::Work;
             }
+            0xa0 if idle => {
+                let bits = u32::from(self.endpoint.pasid_bits());
+                let beyond = u32::MAX.unbounded_shl(bits);
+                let written = DmaPasid::from_bits(low);
+                if bits != 0 {
+                    state.dma_pasid = DmaPasid::new()
+                        .with_is_valid(written.is_valid())
+                        .with_pasid(written.pasid() & !beyond);
+                }
+            }
             _ => {}
         }
         After::Nothing
     }
 
     fn work(&self, port: &mut Port) -> After {
-        let (life, computing, transferring) = {
+        let (life, computing, transferring, pasid) = {
             let state = self.lock();
             let (status, command) = (state.status, state.dma_command);
-            (state.life, status.computing(), command.busy())
+            let pasid = state.dma_pasid.carried();
+            (state.life, status.computing(), command.busy(), pasid)
         };
-        let mut bus = Bus::new(&self.endpoint, port, life);
         if computing {
-            self.computes(&mut bus);
+            self.computes(&mut Bus::new(&self.endpoint, port, life));
         }
         if transferring {
-            self.transfers(&mut bus);
+            port.set_pasid(pasid);
+            self.transfers(&mut Bus::new(&self.endpoint, port, life));
+            port.set_pasid(None);
         }
         After::Nothing
     }

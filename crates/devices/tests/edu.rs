@@ -3,9 +3,11 @@
 
 mod common;
 
+use std::sync::{Arc, Mutex};
+
 use common::Machine;
 use iogate_devices::{Properties, Value};
-use iogate_dma::{Line, Message, Rights};
+use iogate_dma::{Line, Message, Pasid, Rights};
 use iogate_pci::{After, ResetKind};
 
 const BUFFER: u64 = 0x40000;
@@ -13,6 +15,7 @@ const SOURCE: u64 = 0x80;
 const DESTINATION: u64 = 0x88;
 const COUNT: u64 = 0x90;
 const COMMAND: u64 = 0x98;
+const PASID: u64 = 0xa0;
 
 fn edu() -> Machine {
     Machine::new("edu", &Properties::new(), 1 << 20)
@@ -241,4 +244,51 @@ fn a_reset_between_two_pieces_of_a_transfer_stops_the_second() {
     assert_eq!(edu.peek(0x1f00, 0x100), [0; 0x100]);
     assert_eq!(edu.peek(0x2000, 0x100), [0xaa; 0x100]);
     assert!(edu.reports().is_empty());
+}
+
+#[test]
+fn a_transfer_carries_the_pasid_that_its_register_names() {
+    let with = Properties::from([("pasid".to_owned(), Value::Bool(true))]);
+    let mut edu = Machine::new("edu", &with, 1 << 20);
+    edu.write32(PASID, 5);
+    assert_eq!(edu.read32(PASID), u32::MAX, "nobody lets it send any");
+    assert_eq!(edu.device.endpoint().enable_pasids(8), 8);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    for (written, kept, pasid) in [
+        (0, 0, None),
+        (5, 5, None),
+        (1 << 31 | 5, 1 << 31 | 5, Some(5)),
+        (u32::MAX, 1 << 31 | 0xff, Some(0xff)),
+        (0, 0, None),
+    ] {
+        edu.write32(PASID, written);
+        assert_eq!(edu.read32(PASID), kept);
+        let at = Arc::clone(&seen);
+        edu.at_next_request(move |request| {
+            at.lock().unwrap().push(request.source.pasid);
+        });
+        transfer(&mut edu, BUFFER, 0x1000, 8, 3);
+        let carried = std::mem::take(&mut *seen.lock().unwrap());
+        assert_eq!(carried, [pasid.and_then(Pasid::new)]);
+    }
+    edu.write32(PASID, 1 << 31);
+    edu.device.endpoint().reset();
+    edu.device.reset(ResetKind::FunctionLevel);
+    assert_eq!(edu.read32(PASID), 0);
+    assert_eq!(
+        edu.device.endpoint().pasid_bits(),
+        8,
+        "as a kernel restores it"
+    );
+}
+
+#[test]
+fn an_edu_without_pasids_is_as_ever() {
+    let edu = edu();
+    let endpoint = edu.device.endpoint();
+    assert_eq!((endpoint.enable_pasids(20), endpoint.pasid_bits()), (0, 0));
+    assert_eq!(edu.read32(PASID), u32::MAX);
+    let mut capability = [1; 4];
+    endpoint.read_config(0x100, &mut capability);
+    assert_eq!(capability, [0; 4]);
 }

@@ -38,6 +38,8 @@ pub enum FaultReason {
     Reserved,
     /// The device is attached to no address space.
     Blocked,
+    /// The request's PASID is attached to no address space.
+    NoPasid,
     /// The device stands behind no IOMMU, so that the address is a physical
     /// one, of memory that nobody has named.
     Physical,
@@ -55,6 +57,7 @@ impl fmt::Display for FaultReason {
             Self::Revoked => "the memory behind the mapping is gone",
             Self::Reserved => "reserved address",
             Self::Blocked => "the device is attached to no address space",
+            Self::NoPasid => "nothing is attached to the PASID",
             Self::Physical => {
                 "a physical address: the device has no IOMMU, and what is there is unknown"
             }

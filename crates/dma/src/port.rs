@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Access, Attachment, Fault, FaultReason, FaultSink, Iova, MemoryError, Outcome, Participant,
-    Request, Source, Span, Translate, Width, WriteLog,
+    Pasid, Request, Source, Span, Translate, Width, WriteLog,
 };
 
 /// Why a device's access did not happen. The fault is already reported.
@@ -62,6 +62,11 @@ impl Port {
     /// Who this port's requests come from.
     pub fn source(&self) -> Source {
         self.source
+    }
+
+    /// Has further requests carry `pasid`, or none.
+    pub fn set_pasid(&mut self, pasid: Option<Pasid>) {
+        self.source.pasid = pasid;
     }
 
     /// Reads `into.len()` bytes at `iova`. On an error a part may be filled.

@@ -80,6 +80,14 @@ impl Source {
             pasid: None,
         }
     }
+
+    /// The function itself, whatever PASID it acted with.
+    pub fn function(self) -> Self {
+        Self {
+            pasid: None,
+            ..self
+        }
+    }
 }
 
 impl fmt::Display for Source {

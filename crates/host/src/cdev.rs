@@ -98,14 +98,28 @@ impl Host {
         Ok(retired)
     }
 
-    /// An attach with a PASID, which no device has: ENOENT without the object,
-    /// else EINVAL, as for page tables that were not made for PASIDs. Linux
-    /// `iommufd_hwpt_pasid_compat`.
-    pub fn cdev_attach_pasid(&self, file: FileId, pt: u32) -> Result<Attached, Failure> {
-        let state = self.lock();
+    /// VFIO_DEVICE_ATTACH_IOMMUFD_PT with a PASID, which gets the page table
+    /// or is moved to it: as [`cdev_check_bound`](Self::cdev_check_bound);
+    /// ENOENT without the object; EINVAL unless the device sends such PASIDs,
+    /// this page table and the device's own were made for PASIDs, and it suits
+    /// the device; ENOSPC from 2^31 up. Linux
+    /// `vfio_iommufd_physical_pasid_attach_ioas`.
+    pub fn cdev_attach_pasid(&self, file: FileId, pasid: u32, pt: u32) -> Result<Attached, Error> {
+        let mut state = self.lock();
         let binding = self.binding(&state, file)?;
-        self.check_object(&state, binding.iommufd, pt)?;
-        Err(Error::invalid("the page table was not made for PASIDs").into())
+        let device = (binding.id, &**self.device(binding.index)?);
+        let iommufd = binding.iommufd;
+        let retired = self.attach_device_pasid(&mut state, iommufd, device, (pasid, pt))?;
+        Ok(Attached { hwpt: pt, retired })
+    }
+
+    /// VFIO_DEVICE_DETACH_IOMMUFD_PT with a PASID; one that has no page table
+    /// is left alone. Linux `vfio_iommufd_physical_pasid_detach_ioas`.
+    pub fn cdev_detach_pasid(&self, file: FileId, pasid: u32) -> Result<Retired, Error> {
+        let mut state = self.lock();
+        let binding = self.binding(&state, file)?;
+        let device = (binding.id, &**self.device(binding.index)?);
+        self.detach_device_pasid(&mut state, binding.iommufd, device, pasid)
     }
 
     /// EOPNOTSUPP for a device whose driver knows no PASIDs: a mediated one.
@@ -166,6 +180,10 @@ impl Host {
         };
         self.shut_device(binding.index, retired);
         self.settle_exports(state, retired);
+        if let Ok(device) = self.device(binding.index) {
+            let device = (binding.id, &**device);
+            self.detach_device_pasids(state, binding.iommufd, device, retired);
+        }
         self.unbind(state, binding.iommufd, binding.id, retired);
         let number = self.device(binding.index).map(|device| device.group);
         if let Ok(group) = number.and_then(|number| state.group(number)) {

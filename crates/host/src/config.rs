@@ -47,6 +47,8 @@ pub struct Iommu {
     pub coherent: bool,
     /// Whether its page tables can record which pages were written.
     pub tracks_dirty: bool,
+    /// Bits of a PASID that it tells apart, 0-20; 0: it takes no PASIDs.
+    pub pasid_bits: u8,
 }
 
 /// One isolation group.

@@ -26,8 +26,8 @@ pub(crate) struct Capabilities {
     /// BAR, first byte and end of the MSI-X table.
     msix: Option<(u8, u64, u64)>,
     msix_at: Option<u16>,
-    /// Next pointers that skip capabilities nobody knows the length of, by
-    /// their offsets.
+    /// Bytes that are shown as others: next pointers that skip capabilities
+    /// nobody knows the length of, by their offsets.
     skips: Vec<(u16, u8)>,
 }
 
@@ -65,7 +65,10 @@ impl Capabilities {
             }),
             msix,
             msix_at: endpoint.capability(config::capability::MSIX),
-            skips: skips(endpoint),
+            skips: skips(endpoint)
+                .into_iter()
+                .chain(hidden(endpoint))
+                .collect(),
         }
     }
 
@@ -118,6 +121,35 @@ fn skips(endpoint: &Endpoint) -> Vec<(u16, u8)> {
         skips.push((link, 0));
     }
     skips
+}
+
+/// The bytes to change so that the PASID capability, which is the kernel's, is
+/// passed over; the first of all stays in the list without its name, or nothing
+/// is there if it is the only one. `vfio_ecap_init`.
+fn hidden(endpoint: &Endpoint) -> Vec<(u16, u8)> {
+    const NEXT: u32 = 0xffc0_0000;
+    let mut last = None;
+    let mut at = config::register::EXTENDED;
+    // No more than 480 capabilities fit.
+    for _ in 0..480 {
+        let mut header = [0; 4];
+        endpoint.read_config(at.into(), &mut header);
+        let header = u32::from_le_bytes(header);
+        let next = header & NEXT;
+        if header & 0xffff == u32::from(config::extended::PASID) {
+            let (at, shown) = match last {
+                Some((at, before)) => (at, before & !NEXT | next),
+                None => (at, next),
+            };
+            return (at..).zip(shown.to_le_bytes()).collect();
+        }
+        last = Some((at, header));
+        match u16::try_from(next >> 20) {
+            Ok(next) if next > at => at = next,
+            _ => break,
+        }
+    }
+    Vec::new()
 }
 
 /// The client's view of the MSI capability, which is not the device's: its

@@ -171,7 +171,7 @@ impl Injection {
 
     /// Whether an access to memory is refused.
     pub(crate) fn refuses(&self, request: &Request) -> bool {
-        let device = request.source;
+        let device = request.source.function();
         if self.is_gone(device) {
             return true;
         }

@@ -234,6 +234,23 @@ fn message_window(machine: &Machine) -> Window {
     window.unwrap_or(Window::X86)
 }
 
+/// Lets a function send PASIDs, if its unit takes any and nothing else is in
+/// its group, so that none of the ports on the way lets its requests turn off;
+/// says whether it sends any. Linux `pci_enable_pasid`.
+fn enable_pasids(
+    machine: &Machine,
+    entry: &machine::FunctionEntry,
+    function: &Arc<dyn Function>,
+) -> bool {
+    let machine::Translation::Unit(unit) = entry.translation else {
+        return false;
+    };
+    let bits = machine.iommus().get(unit).map_or(0, |unit| unit.pasid_bits);
+    let group = machine.group(entry.group);
+    let is_alone = group.is_some_and(|group| group.members.len() == 1);
+    is_alone && function.endpoint().enable_pasids(bits) != 0
+}
+
 /// What a device is attached by: with links before its address space, if
 /// there is something to be told or to be injected.
 fn attachment(injection: Option<&Arc<Injection>>) -> Attachment {
@@ -290,6 +307,10 @@ impl Session {
             if entry.device().is_some_and(|d| d.mmio == machine::Mmio::Map) {
                 mapped.push(devices.len());
             }
+            let mut attachment = attachment(injection);
+            if enable_pasids(machine, entry, function) {
+                attachment = attachment.with_pasids();
+            }
             devices.push(Arc::new(Device {
                 index: devices.len(),
                 source: entry.source(),
@@ -297,7 +318,7 @@ impl Session {
                 group: entry.group,
                 cdev,
                 function: function.clone(),
-                attachment: Arc::new(attachment(injection)),
+                attachment: Arc::new(attachment),
                 translation,
             }));
         }
@@ -458,6 +479,7 @@ fn unit(index: usize, iommu: &machine::Iommu) -> Iommu {
             .collect(),
         coherent: iommu.coherent,
         tracks_dirty: iommu.dirty_tracking,
+        pasid_bits: iommu.pasid_bits,
     }
 }
 

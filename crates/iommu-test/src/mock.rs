@@ -49,6 +49,7 @@ pub(crate) fn iommu() -> Iommu {
         reserved: Vec::new(),
         coherent: true,
         tracks_dirty: true,
+        pasid_bits: 0,
     }
 }
 

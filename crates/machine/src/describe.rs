@@ -182,6 +182,9 @@ fn write_iommu(out: &mut String, iommu: &Iommu) -> fmt::Result {
     ] {
         write!(out, "{}", if has { word } else { "" })?;
     }
+    if iommu.pasid_bits != 0 {
+        write!(out, ", {}-bit PASIDs", iommu.pasid_bits)?;
+    }
     writeln!(out)?;
     for reserved in &iommu.reserved {
         writeln!(out, "  {} {}", reserved.span, reserved.kind.name())?;

@@ -30,7 +30,7 @@
 //! | table | keys |
 //! |---|---|
 //! | top | `version` * (1), `memlock` (`"off"`, `"enforce"`), `dma_entry_limit` (65535) |
-//! | `[[iommu]]` | `name` *, `kind` (`"generic"`), `iova-bits` (48), `page-sizes` (`["4 KiB", "2 MiB", "1 GiB"]`), `msi-window` (`"x86"`, `"software"`, `"none"`, or `{ base = 0x8000000, size = "1 MiB" }`), `coherency` (true), `dirty-tracking` (false), `reserved` (list of `{ start, end, type }`: `end` is the last byte, `type` is `"direct"`, `"direct-relaxable"` or `"reserved"`) |
+//! | `[[iommu]]` | `name` *, `kind` (`"generic"`), `iova-bits` (48), `page-sizes` (`["4 KiB", "2 MiB", "1 GiB"]`), `msi-window` (`"x86"`, `"software"`, `"none"`, or `{ base = 0x8000000, size = "1 MiB" }`), `coherency` (true), `dirty-tracking` (false), `pasid-bits` (0), `reserved` (list of `{ start, end, type }`: `end` is the last byte, `type` is `"direct"`, `"direct-relaxable"` or `"reserved"`) |
 //! | `[[bridge]]` | `name` *, `kind` * (`"root-port"`, `"upstream-port"`, `"downstream-port"`, `"pcie-pci-bridge"`, `"pci-bridge"`), `behind`, `at`, `acs` (true for root and downstream ports), `iommu` |
 //! | `[[device]]` | `model` *, `behind`, `at`, `group`, `driver` (`"vfio-pci"`), `iommu`, `acs` (false), `mmio` (`"trap"`, `"map"`), `mediated` (false), `uuid`, and what the model knows |
 //!

@@ -67,6 +67,8 @@ pub struct Iommu {
     pub coherent: bool,
     /// Whether its page tables can record which pages were written.
     pub dirty_tracking: bool,
+    /// Bits of a PASID that it tells apart, 0-20; 0: it takes no PASIDs.
+    pub pasid_bits: u8,
 }
 
 /// The driver that a function is bound to.

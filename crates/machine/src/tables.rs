@@ -29,6 +29,7 @@ pub(crate) fn iommu(mut table: Table<'_, '_>) -> Option<IommuEntry> {
         "msi-window",
         "coherency",
         "dirty-tracking",
+        "pasid-bits",
         "reserved",
     ]);
     let name = table.needed("name").and_then(|field| table.name(field));
@@ -55,6 +56,10 @@ pub(crate) fn iommu(mut table: Table<'_, '_>) -> Option<IommuEntry> {
     };
     let dirty_tracking = table.field("dirty-tracking");
     let dirty_tracking = dirty_tracking.and_then(|field| table.boolean(field));
+    let pasid_bits = match table.field("pasid-bits") {
+        Some(field) => table.integer(field, 0..=20),
+        None => Some(0),
+    };
     let reserved = reserved(&mut table);
     let name = name?;
     Some(IommuEntry {
@@ -66,6 +71,7 @@ pub(crate) fn iommu(mut table: Table<'_, '_>) -> Option<IommuEntry> {
             reserved,
             coherent,
             dirty_tracking: dirty_tracking.is_some_and(|yes| yes.value),
+            pasid_bits: u8::try_from(pasid_bits?).ok()?,
         },
     })
 }
@@ -81,6 +87,7 @@ pub(crate) fn default_iommu() -> Iommu {
             .collect(),
         coherent: true,
         dirty_tracking: false,
+        pasid_bits: 0,
     }
 }
 

@@ -125,6 +125,14 @@ fn reserved_ranges_are_kept_in_order_up_to_the_last_byte() {
 }
 
 #[test]
+fn a_unit_tells_apart_pasids_of_up_to_20_bits() {
+    let unit = |says: &str| format!("[[iommu]]\nname = 'i'\n{says}");
+    let bits = |says: &str| machine(&unit(says)).iommus()[0].pasid_bits;
+    assert_eq!((bits(""), bits("pasid-bits = 20")), (0, 20));
+    assert!(error(&unit("pasid-bits = 21")).contains("20"));
+}
+
+#[test]
 fn reserved_ranges_that_are_none_are_refused() {
     let refused = |says: &str| error(&format!("[[iommu]]\nname = 'i'\nreserved = [{says}]"));
     let overlap = "{ start = 0xfee00000, end = 0xfee00fff, type = 'direct' }";

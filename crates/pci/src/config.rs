@@ -60,6 +60,8 @@ pub mod extended {
     pub const ARI: u16 = 0x000e;
     /// Single Root I/O Virtualization.
     pub const SR_IOV: u16 = 0x0010;
+    /// Process Address Space ID.
+    pub const PASID: u16 = 0x001b;
 }
 
 /// Bits of the Status register. PCI Local Bus 3.0 section 6.2.3.

@@ -1,6 +1,6 @@
 //! What every function has in common: configuration space, BARs, interrupts.
 
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iogate_dma::{Interrupts, Line, Message, SharedMemory, Source};
@@ -48,6 +48,8 @@ pub(crate) struct Parts {
     pub(crate) memory: Option<(u8, Arc<dyn SharedMemory>)>,
     pub(crate) msix: Option<MsixLayout>,
     pub(crate) sr_iov: Option<SrIov>,
+    /// Where the PASID capability is, and its width.
+    pub(crate) pasid: Option<(u16, u8)>,
 }
 
 /// Configuration space, BARs and interrupts of one function.
@@ -71,6 +73,9 @@ pub struct Endpoint {
     msix: Option<MsixLayout>,
     express: Option<u16>,
     pub(crate) sr_iov: Option<SrIov>,
+    pasid: Option<(u16, u8)>,
+    /// Bits of the PASIDs that may be sent.
+    pasid_bits: AtomicU8,
     /// The Command register, readable without the lock.
     command: AtomicU16,
     life: AtomicU64,
@@ -115,6 +120,8 @@ impl Endpoint {
             msi: msi.map(|at| MsiRegisters::find(&config, at)),
             msix: parts.msix,
             sr_iov: parts.sr_iov,
+            pasid: parts.pasid,
+            pasid_bits: AtomicU8::new(0),
             express: config.capability(capability::EXPRESS),
             command: AtomicU16::new(0),
             life: AtomicU64::new(0),
@@ -139,6 +146,25 @@ impl Endpoint {
     /// Who the function's requests come from.
     pub fn source(&self) -> Source {
         self.source
+    }
+
+    /// Lets the function send PASIDs of up to `bits` bits, as far as it can, and
+    /// says of how many: 0 without the capability. Like what a kernel enables,
+    /// and restores, it outlasts resets.
+    pub fn enable_pasids(&self, bits: u8) -> u8 {
+        let Some((at, width)) = self.pasid.filter(|_| bits != 0) else {
+            return 0;
+        };
+        let control = at.saturating_add(6);
+        self.lock().config.define(control, &[1], &[]);
+        let bits = bits.min(width);
+        self.pasid_bits.store(bits, Ordering::SeqCst);
+        bits
+    }
+
+    /// Bits of the PASIDs that the function may send; 0: it sends none.
+    pub fn pasid_bits(&self) -> u8 {
+        self.pasid_bits.load(Ordering::SeqCst)
     }
 
     /// The BARs, by index.

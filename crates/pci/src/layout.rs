@@ -111,6 +111,7 @@ pub struct Builder {
     memory: Option<(u8, Arc<dyn SharedMemory>)>,
     msix: Option<MsixLayout>,
     sr_iov: Option<SrIov>,
+    pasid: Option<(u16, u8)>,
     /// Where the next capability goes, and the byte that will point to it.
     next: u16,
     link: u16,
@@ -143,6 +144,7 @@ impl Builder {
             memory: None,
             msix: None,
             sr_iov: None,
+            pasid: None,
             next: register::AFTER_HEADER,
             link: register::CAPABILITIES,
             extended: register::EXTENDED,
@@ -395,6 +397,22 @@ impl Builder {
         self.extended_capability(extended::SR_IOV, 1, &body)
     }
 
+    /// Adds PASID, with PASIDs of up to `width` bits (1-20), after PCI Express:
+    /// requests carry one in a prefix, which ports pass end to end. PCI Express
+    /// Base 6.0 section 7.8.9. Only [`Endpoint::enable_pasids`] enables it.
+    pub fn pasid(mut self, width: u8) -> Self {
+        let express = self.config.capability(capability::EXPRESS);
+        let (Some(express), 1..=20) = (express, width) else {
+            return self.fail(LayoutError::Extended(extended::PASID));
+        };
+        // Device Capabilities 2: End-End TLP Prefix Supported, at most one.
+        let at = express.saturating_add(0x24);
+        let able = self.config.get32(at) | 1 << 21 | 1 << 22;
+        self.config.define(at, &able.to_le_bytes(), &[]);
+        self.pasid = Some((self.extended, width));
+        self.extended_capability(extended::PASID, 1, &[0, width, 0, 0])
+    }
+
     /// The endpoint at `source`, whose interrupts go to `interrupts`.
     pub fn build(
         self,
@@ -416,6 +434,7 @@ impl Builder {
             memory: self.memory,
             msix: self.msix,
             sr_iov: self.sr_iov,
+            pasid: self.pasid,
         }))
     }
 }

@@ -203,6 +203,7 @@ fn able(world: &World, file: Opened, pt: u32, features: Features) -> Result<Node
         reserved: Vec::new(),
         coherent: true,
         tracks_dirty: true,
+        pasid_bits: 0,
     });
     let unit = Unit {
         features,

@@ -65,6 +65,7 @@ fn unit(asks_for_pages: bool) -> Unit {
         reserved: Vec::new(),
         coherent: true,
         tracks_dirty: false,
+        pasid_bits: 0,
     };
     Unit {
         features: Features {

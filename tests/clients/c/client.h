@@ -181,6 +181,7 @@ void mapped(void);
 void mediated(void);
 void memory_buffer(void);
 void tracking(void);
+void pasid(void);
 void physical(void);
 void migration(void);
 // What lifecycle() executes.

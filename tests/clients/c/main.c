@@ -57,7 +57,7 @@ int main(int argc, char **argv)
 		{ "rules", rules }, { "nvme", nvme }, { "lifecycle", lifecycle },
 		{ "iommufd", iommufd }, { "hostile", hostile }, { "closed", closed }, { "kvm", kvm },
 		{ "mapped", mapped }, { "mediated", mediated }, { "buffer", memory_buffer },
-		{ "tracking", tracking }, { "physical", physical },
+		{ "tracking", tracking }, { "pasid", pasid }, { "physical", physical },
 		{ "frames", frames }, { "virtual-functions", virtual_functions },
 		{ "migration", migration },
 		{ "fault", fault }, { "hold", hold },
@@ -84,7 +84,7 @@ int main(int argc, char **argv)
 		}
 	}
 	fprintf(stderr, "usage: %s legacy|interrupts|dma|rules|nvme|lifecycle|iommufd|hostile|closed|kvm|mapped|buffer|mediated|"
-		"tracking|physical|frames|virtual-functions\n"
+		"tracking|pasid|physical|frames|virtual-functions\n"
 		"       %s mode type1|type1v2|compat-group|compat-cdev|iommufd\n",
 		argv[0], argv[0]);
 	return 2;

@@ -23,12 +23,16 @@ pub(super) const C_GROUPS: [&str; 9] = [
 ];
 
 /// Groups that are about one kind of machine.
-const SPECIAL: [(&str, &str); 5] = [
+const SPECIAL: [(&str, &str); 6] = [
     ("migration", "[[device]]\nmodel = 'virtio-net'\n"),
     ("mediated", "[[device]]\nmodel = 'edu'\nmediated = true\n"),
     (
         "tracking",
         "[[iommu]]\nname = 'unit'\ndirty-tracking = true\n[[device]]\nmodel = 'edu'\n",
+    ),
+    (
+        "pasid",
+        "[[iommu]]\nname = 'unit'\npasid-bits = 10\n[[device]]\nmodel = 'edu'\npasid = true\n",
     ),
     ("physical", "[[device]]\nmodel = 'edu'\niommu = 'none'\n"),
     (

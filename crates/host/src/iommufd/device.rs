@@ -72,11 +72,13 @@ impl Host {
             // It has no node of its own.
             Translation::NoIommu => return Err(Error::invalid("the device has no IOMMU")),
         };
+        let mut unit = Unit::plain(iommu);
+        unit.features.pasid_bits = device.function.endpoint().pasid_bits();
         let group = device.group;
         state.group(group)?.claim(Owner::Iommufd(file))?;
         let bound = Object::Device(BoundDevice {
             group: GroupKey::Machine(group),
-            unit: Arc::new(Unit::plain(iommu)),
+            unit: Arc::new(unit),
         });
         let context = state.iommufds.get_mut(&file).ok_or(Context::NONE);
         let entered = context.and_then(|context| context.objects.insert(bound));
@@ -134,12 +136,6 @@ impl Host {
                 Err(Error::invalid("a device cannot be attached to this object").into())
             }
         }
-    }
-
-    /// Whether the iommufd has an object with this number: ENOENT.
-    pub(crate) fn check_object(&self, state: &State, file: FileId, id: u32) -> Result<(), Error> {
-        let context = state.iommufds.get(&file).ok_or(Context::NONE)?;
-        context.objects.any(id).map(drop)
     }
 
     /// The first page table that attaches made of the IOAS and that takes the

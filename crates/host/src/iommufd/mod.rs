@@ -9,11 +9,11 @@
 //! | IOMMU_IOAS_MAP_FILE | memory files that can be shared; of DMA buffers parts of BARs and those of an [`Extension`] |
 //! | IOMMU_IOAS_CHANGE_PROCESS | whole |
 //! | IOMMU_OPTION | RLIMIT_MODE, HUGE_PAGES |
-//! | IOMMU_GET_HW_INFO | whole; units of the machine have no data of their own, PASID or ATS |
+//! | IOMMU_GET_HW_INFO | whole; units of the machine have no data of their own and no ATS |
 //! | IOMMU_HWPT_ALLOC | paging tables, with the flags that the unit can: those of the machine dirty tracking and a fault queue at most; else, and nested tables: EOPNOTSUPP |
 //! | IOMMU_HWPT_SET_DIRTY_TRACKING, HWPT_GET_DIRTY_BITMAP | whole; EOPNOTSUPP for a page table without dirty tracking |
 //! | IOMMU_VFIO_IOAS, the VFIO calls on an iommufd | whole |
-//! | VFIO_DEVICE_BIND_IOMMUFD, ATTACH_IOMMUFD_PT, DETACH_IOMMUFD_PT | whole, save PASID (EINVAL) and VF tokens (no device is an SR-IOV function) |
+//! | VFIO_DEVICE_BIND_IOMMUFD, ATTACH_IOMMUFD_PT, DETACH_IOMMUFD_PT | whole, save PASID 0 (EINVAL) and VF tokens (no device is an SR-IOV function) |
 //! | GROUP_SET_CONTAINER with an iommufd | whole |
 //! | mediated devices | whole: each is an access |
 //! | IOMMU_HWPT_INVALIDATE, VIOMMU_ALLOC, VDEVICE_ALLOC, VEVENTQ_ALLOC, HW_QUEUE_ALLOC | refused: there are no nested tables and no virtual IOMMUs |

@@ -69,6 +69,7 @@ impl Unit {
             aperture_first: Iova(0),
             features: Features {
                 tracks_dirty: iommu.tracks_dirty,
+                takes_pasids: iommu.pasid_bits != 0,
                 ..Features::default()
             },
             data: UnitData::default(),

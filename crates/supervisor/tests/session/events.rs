@@ -38,6 +38,7 @@ impl Extension for Asks {
                     reserved: Vec::new(),
                     coherent: true,
                     tracks_dirty: false,
+                    pasid_bits: 0,
                 };
                 let unit = Unit {
                     features: Features {

@@ -52,6 +52,7 @@ pub fn session(devices: usize, program: &str, arguments: &[&str]) -> Session {
         }],
         coherent: true,
         tracks_dirty: false,
+        pasid_bits: 0,
     });
     let mut list = Vec::new();
     let mut indices = Vec::new();

@@ -1,7 +1,7 @@
 //! VFIO_DEVICE_BIND_IOMMUFD, VFIO_DEVICE_ATTACH_IOMMUFD_PT and
 //! VFIO_DEVICE_DETACH_IOMMUFD_PT. Linux `drivers/vfio/device_cdev.c`.
 
-use iogate_host::iommufd::Attached;
+use iogate_host::iommufd::{Attached, Failure};
 use iogate_host::{FileId, Host};
 use tracing::Level;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -113,6 +113,7 @@ pub(crate) fn attach_pt(
         file = file.0,
         flags = body.flags,
         pt = body.pt_id,
+        pasid = (body.flags & PASID != 0).then_some(body.pasid),
         result = %Told(&result),
     );
     result
@@ -138,7 +139,8 @@ fn attach(
         return Err(Errno::EINVAL);
     } else {
         read_part(client, argument, body.as_mut_bytes(), 12, 16)?;
-        host.cdev_attach_pasid(file, body.pt_id)
+        host.cdev_attach_pasid(file, body.pasid, body.pt_id)
+            .map_err(Failure::from)
     };
     let Attached { hwpt, mut retired } = match attached {
         Ok(attached) => attached,
@@ -169,6 +171,7 @@ pub(crate) fn detach_pt(
         Level::INFO,
         file = file.0,
         flags = body.flags,
+        pasid = (body.flags & PASID != 0).then_some(body.pasid),
         result = %Told(&result),
     );
     result
@@ -191,9 +194,7 @@ fn detach(
             return Err(Errno::EINVAL);
         }
         read_part(client, argument, body.as_mut_bytes(), 8, 12)?;
-        // No device has a PASID attached; letting go of nothing is no error.
-        host.cdev_check_bound(file)?;
-        return Ok(Answer::value(0));
+        return Ok(host.cdev_detach_pasid(file, body.pasid)?.into());
     }
     Ok(host.cdev_detach(file)?.into())
 }

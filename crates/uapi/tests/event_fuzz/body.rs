@@ -124,6 +124,7 @@ impl Scene {
             reserved: Vec::new(),
             coherent: true,
             tracks_dirty: false,
+            pasid_bits: 0,
         };
         let unit = Unit {
             features: Features {

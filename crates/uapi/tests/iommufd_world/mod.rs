@@ -76,6 +76,10 @@ pub const CROWDED: usize = 8;
 pub const MEDIATED: usize = 9;
 /// Without IOMMU.
 pub const BARE: usize = 10;
+/// It sends PASIDs, behind a unit that tells 8 bits of them apart.
+pub const SENDER: usize = 11;
+/// Behind the same unit; it sends none.
+pub const SILENT: usize = 12;
 /// It has two pages of memory in BAR 0 and ports in BAR 1.
 pub const WITH_BARS: usize = CROWDED;
 
@@ -219,6 +223,7 @@ fn unit(index: usize, bits: u32, page_sizes: u64, coherent: bool) -> Iommu {
         reserved: vec![reserved(0xfee0_0000, 0xfeef_ffff, ReservedKind::Msi)],
         coherent,
         tracks_dirty: false,
+        pasid_bits: 0,
     }
 }
 
@@ -249,6 +254,9 @@ impl World {
         let mut crowded = unit(5, 48, 0x1000, true);
         crowded.reserved = vec![reserved(0x8000, 0x9fff, ReservedKind::Reserved)];
         let crowded = Arc::new(crowded);
+        let mut telling = unit(6, 48, 0x1000, true);
+        telling.pasid_bits = 8;
+        let telling = Arc::new(telling);
         let behind = [
             (&usual, 1),
             (&usual, 1),
@@ -262,7 +270,8 @@ impl World {
         ];
         let units = behind.map(|(iommu, group)| (Translation::Unit(Arc::clone(iommu)), group));
         let others = [(Translation::Emulated, 9), (Translation::NoIommu, 10)];
-        let all = units.into_iter().chain(others).enumerate();
+        let late = [11, 12].map(|group| (Translation::Unit(Arc::clone(&telling)), group));
+        let all = units.into_iter().chain(others).chain(late).enumerate();
         let devices = all.map(|(index, (translation, group))| {
             let source: Source = match index {
                 MEDIATED => "ffff:00:00.0".parse().unwrap(),
@@ -280,15 +289,25 @@ impl World {
                     .bar(Bar::io(1, 32))
                     .express();
             }
-            let endpoint = endpoint.build(source, Arc::new(Nobody));
+            if index == SENDER {
+                endpoint = endpoint.express().pasid(20);
+            }
+            let endpoint = endpoint.build(source, Arc::new(Nobody)).unwrap();
+            let attachment = match index {
+                SENDER => Attachment::new().with_pasids(),
+                _ => Attachment::new(),
+            };
+            if index == SENDER {
+                endpoint.enable_pasids(8);
+            }
             Arc::new(Device {
                 index,
                 source,
                 name: source.to_string(),
                 group,
                 cdev: index as u32,
-                function: Arc::new(Silent(endpoint.unwrap(), Mutex::new([0; 8192]))),
-                attachment: Arc::new(Attachment::new()),
+                function: Arc::new(Silent(endpoint, Mutex::new([0; 8192]))),
+                attachment: Arc::new(attachment),
                 translation,
             })
         });
@@ -297,7 +316,7 @@ impl World {
         let diary = Arc::new(Diary::default());
         let process = Arc::new(Process::default());
         let violations = Arc::new(AtomicUsize::new(0));
-        let groups = (1..=10).map(|number| GroupConfig {
+        let groups = (1..=12).map(|number| GroupConfig {
             number,
             viable: number != 5,
         });

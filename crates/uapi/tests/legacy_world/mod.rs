@@ -144,6 +144,7 @@ impl World {
             ],
             coherent: true,
             tracks_dirty: true,
+            pasid_bits: 0,
         });
         let narrow = Arc::new(Iommu {
             index: 1,
@@ -155,6 +156,7 @@ impl World {
             }],
             coherent: false,
             tracks_dirty: false,
+            pasid_bits: 0,
         });
         let mut probes = Vec::new();
         let mut devices = Vec::new();
