@@ -7,7 +7,7 @@ use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::verdict::{About as _, Stop};
@@ -36,6 +36,9 @@ pub(crate) fn take_charge() {
 pub(crate) fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
+
+/// Jobs that run.
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
 /// An unprivileged user that a step runs as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,6 +163,7 @@ impl<'a> Job<'a> {
         }
         let since = Instant::now();
         let child = self.command.spawn().about(&name)?;
+        RUNNING.fetch_add(1, Ordering::Relaxed);
         Ok(Started {
             name,
             child,
@@ -253,6 +257,7 @@ impl Started<'_> {
             pause = (pause * 2).min(Duration::from_millis(50));
         };
         let elapsed = self.since.elapsed();
+        RUNNING.fetch_sub(1, Ordering::Relaxed);
         let left = sweep();
         if !left.is_empty() {
             return Err(Stop::failed(format!(
@@ -277,6 +282,7 @@ impl Started<'_> {
         signal_group(self.id(), libc::SIGKILL);
         // It may have ended in the meantime: either way it is reaped.
         let _ = self.child.wait();
+        RUNNING.fetch_sub(1, Ordering::Relaxed);
         sweep();
     }
 }
@@ -332,8 +338,12 @@ pub(crate) fn signal(process: libc::pid_t, signal: libc::c_int) {
     unsafe { libc::kill(process, signal) };
 }
 
-/// Processes of ended steps become our children; they get a moment to end and are then killed. Returns the killed.
+/// Processes of ended jobs become our children; they get a moment to end and are then killed. Returns the killed. While
+/// another job runs, whose they are cannot be told: they are left to its end.
 fn sweep() -> Vec<String> {
+    if RUNNING.load(Ordering::Relaxed) > 0 {
+        return Vec::new();
+    }
     let since = Instant::now();
     loop {
         reap();
