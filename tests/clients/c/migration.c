@@ -100,12 +100,15 @@ static void offer_frame(struct card *nic, u32 seed)
 	set_register(nic, NOTIFY + 4 * TRANSMIT, TRANSMIT, 2);
 }
 
+// Whether the frame is there and the device is done with both queues.
 static bool has_arrived(const struct card *nic, u32 seed)
 {
-	u16 *used = (u16 *)(void *)(ring(nic, RECEIVE, 2) + 2);
+	u16 *received = (u16 *)(void *)(ring(nic, RECEIVE, 2) + 2);
+	u16 *sent = (u16 *)(void *)(ring(nic, TRANSMIT, 2) + 2);
 
 	for (int tries = 0; tries < 2000; tries++) {
-		if (__atomic_load_n(used, __ATOMIC_ACQUIRE) == nic->sent)
+		if (__atomic_load_n(received, __ATOMIC_ACQUIRE) == nic->sent &&
+		    __atomic_load_n(sent, __ATOMIC_ACQUIRE) == nic->sent)
 			return holds(nic->memory + 10 * PAGE + HEADER, FRAME, seed);
 		usleep(1000);
 	}
