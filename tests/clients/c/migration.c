@@ -190,7 +190,8 @@ void migration(void)
 
 	WORKS(feature(&nic, VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_DMA_LOGGING_START, &any));
 	REFUSED(EINVAL, feature(&nic, VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_DMA_LOGGING_START, &any));
-	CHECK((bits = written(&nic)) == 0, "%#lx before", bits);
+	// The device may still have had to ask for a notification of the next frame.
+	CHECK((bits = written(&nic) & ~(1ul << 5)) == 0, "%#lx before", bits);
 	offer_frame(&nic, 2);
 	CHECK(has_arrived(&nic, 2), "the second frame");
 	go(&nic, VFIO_DEVICE_STATE_STOP);
