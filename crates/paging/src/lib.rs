@@ -19,9 +19,9 @@
 //! | AMD v1 | an entry that skips levels | the level in [`Entry::Table`] |
 //! | AMD v1, Arm | a leaf larger than its level's page | [`Entry::Leaf`]'s shift |
 //! | AMD v2 | x86 tables | [`vtd::FirstStage`] |
-//! | Arm LPAE | granules of 4, 16 and 64 KiB; concatenated top tables | [`Format::shift`] and [`Format::index_bits`] per level |
+//! | Arm LPAE | granules of 4, 16 and 64 KiB; concatenated top tables | [`Format::shape`] per level |
 //! | Arm LPAE stage 1 | two roots | the caller chooses the table by the address |
-//! | s390, sPAPR TCE | big-endian entries, 2,048 of them and more | [`Format::decode`] swaps; [`Format::index_bits`] |
+//! | s390, sPAPR TCE | big-endian entries, 2,048 of them and more | [`Format::decode`] swaps; [`Format::shape`] |
 #![forbid(unsafe_code)]
 #![warn(
     clippy::arithmetic_side_effects,

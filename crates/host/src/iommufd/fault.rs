@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::Context;
 use super::numbers::Numbers;
@@ -90,7 +90,10 @@ struct Queue {
 }
 
 struct Asked {
-    handle: Arc<Handle>,
+    /// Its own holds the queue.
+    handle: Weak<Handle>,
+    /// The handle's device.
+    device: u32,
     faults: Vec<PageFault>,
     waiting: Option<Arc<dyn Waiting>>,
 }
@@ -125,7 +128,8 @@ impl Handle {
     /// detach, the answer is there at once.
     pub(crate) fn ask(self: &Arc<Self>, faults: Vec<PageFault>, waiting: Option<Arc<dyn Waiting>>) {
         let asked = Asked {
-            handle: Arc::clone(self),
+            handle: Arc::downgrade(self),
+            device: self.device,
             faults,
             waiting,
         };
@@ -145,7 +149,7 @@ impl Handle {
     fn end(&self) {
         let mut queue = self.queue.lock();
         self.is_over.store(true, Ordering::SeqCst);
-        queue.abandon(|asked| std::ptr::eq(&raw const *asked.handle, self));
+        queue.abandon(|asked| std::ptr::eq(asked.handle.as_ptr(), self));
     }
 }
 
@@ -253,7 +257,7 @@ impl Host {
         };
         let group = FaultGroup {
             cookie: queue.cookies.take(),
-            device: asked.handle.device,
+            device: asked.device,
             faults: asked.faults.clone(),
         };
         queue.unanswered.insert(group.cookie, asked);
