@@ -18,6 +18,7 @@ const CALLS: u32 = 20_000;
 pub(crate) fn main(what: &str) {
     match what {
         "calls" => calls(),
+        "mapped" => mapped(),
         "one-thread" => println!("rate\t{}", rate()),
         "two-threads" => {
             let threads = [(); 2].map(|()| std::thread::spawn(rate));
@@ -28,6 +29,55 @@ pub(crate) fn main(what: &str) {
         "maps" => crate::maps::client(),
         other => panic!("unknown measurement {other}"),
     }
+}
+
+/// Loads of a register of edu's, which a mapping shows: with a handler of
+/// SIGBUS, as Rust's library installs one, and without.
+fn mapped() {
+    const LENGTH: usize = 4096;
+    const COMMAND: u64 = 4;
+    const MEMORY: u8 = 2;
+    let container = Container::open().expect("a container");
+    let (number, name) = first_device();
+    let group = Group::open(number).expect("a group");
+    group.set_container(&container).expect("SET_CONTAINER");
+    container.set_iommu(TYPE1V2).expect("SET_IOMMU");
+    let device = group.device(&name).expect("a device");
+    let config = device.region(CONFIG_REGION).expect("config space");
+    device
+        .write(&config, COMMAND, &[MEMORY, 0])
+        .expect("a write");
+    let bar = device.region(0).expect("BAR 0");
+    let offset = i64::try_from(bar.offset).expect("an offset");
+    let fd = device.as_fd().as_raw_fd();
+    // SAFETY: a new mapping somewhere.
+    let at = unsafe {
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        libc::mmap(
+            std::ptr::null_mut(),
+            LENGTH,
+            rights,
+            libc::MAP_SHARED,
+            fd,
+            offset,
+        )
+    };
+    assert!(
+        at != libc::MAP_FAILED,
+        "{}",
+        std::io::Error::last_os_error()
+    );
+    let load = || {
+        // SAFETY: the mapping above, which stays.
+        let identity = unsafe { at.cast::<u32>().read_volatile() };
+        assert_eq!(identity & 0xff, 0xed);
+    };
+    let one = nanoseconds(CALLS / 4, load);
+    println!("register read by a mapping, SIGBUS handled\t{one}");
+    // SAFETY: the default action runs nothing of ours.
+    unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
+    let one = nanoseconds(CALLS / 4, load);
+    println!("register read by a mapping\t{one}");
 }
 
 fn calls() {

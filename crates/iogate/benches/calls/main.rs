@@ -28,7 +28,8 @@ fn main() {
         let identity = bare::round_trip(Answering::Identity);
         best.keep("floor of one call by a duplicate", identity);
         best.keep("floor of a pair", 2.0 * bare::round_trip(Answering::Memory));
-        for (name, nanoseconds) in run(1, "calls") {
+        let mapped = run(1, "mapped", &["--device=edu,mmio=map"]);
+        for (name, nanoseconds) in run(1, "calls", &[]).into_iter().chain(mapped) {
             best.keep(&name, nanoseconds);
         }
     }
@@ -38,6 +39,8 @@ fn main() {
         ("one call", 1.5),
         ("MAP+UNMAP pair", 4.0),
         ("register read", 2.0),
+        ("register read by a mapping", 4.0),
+        ("register read by a mapping, SIGBUS handled", 4.0),
     ] {
         let figure = best.get(name);
         println!(
@@ -62,9 +65,9 @@ fn main() {
 
     let mut rates = Rates::default();
     for _ in 0..ROUNDS {
-        rates.keep("one thread", rate(&run(1, "one-thread")));
-        rates.keep("two threads", rate(&run(1, "two-threads")));
-        rates.keep("two sessions", rate(&run(2, "one-thread")));
+        rates.keep("one thread", rate(&run(1, "one-thread", &[])));
+        rates.keep("two threads", rate(&run(1, "two-threads", &[])));
+        rates.keep("two sessions", rate(&run(2, "one-thread", &[])));
     }
     let one = rates.get("one thread");
     println!("one thread: {one:.0} calls/s");
@@ -97,14 +100,16 @@ fn start() {
     );
 }
 
-/// Runs `sessions` sessions side by side and collects what their clients
-/// print: lines of "name<TAB>number".
-fn run(sessions: usize, what: &str) -> Vec<(String, f64)> {
+/// Runs `sessions` sessions with these options side by side and collects what
+/// their clients print: lines of "name<TAB>number".
+fn run(sessions: usize, what: &str, options: &[&str]) -> Vec<(String, f64)> {
     let myself = std::env::current_exe().expect("a bench has a path");
     let started: Vec<_> = (0..sessions)
         .map(|_| {
             Command::new(IOGATE)
-                .args(["run", "--"])
+                .arg("run")
+                .args(options)
+                .arg("--")
                 .arg(&myself)
                 .env(client::ASKED, what)
                 .stdin(Stdio::null())

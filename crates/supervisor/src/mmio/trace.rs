@@ -1,7 +1,8 @@
 //! The calls of ptrace(2) that are used, on a task that this thread traces and
 //! that is stopped. ESRCH means that it was killed meanwhile.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 
 use iogate_x86::Registers;
 
@@ -98,7 +99,11 @@ impl Task {
 
     /// What `/proc` says of it. ENOENT if it has gone.
     pub(crate) fn status(self) -> io::Result<String> {
-        std::fs::read_to_string(format!("/proc/{}/status", self.0))
+        // What is looked for stands in its first part; one read gives it.
+        let mut text = [0; 4096];
+        let length = File::open(format!("/proc/{}/status", self.0))?.read(&mut text)?;
+        let text = text.get(..length).unwrap_or_default();
+        Ok(String::from_utf8_lossy(text).into_owned())
     }
 
     /// What `/proc` says of it and SIGBUS.
