@@ -13,6 +13,7 @@
 //! | how long a result may be used | [`Gate`], [`InFlight`], [`Grace`] |
 //! | the device's end | [`Port`]; [`Interrupts`]; [`FaultSink`] |
 //! | what a device wrote | [`WriteLog`], [`DirtyLog`] |
+//! | a guest's domains, and who follows them | [`GuestDomains`], [`Observer`]; [`Listener`] of [`Change`]s |
 #![forbid(unsafe_code)]
 #![warn(
     clippy::arithmetic_side_effects,
@@ -37,7 +38,9 @@ mod attachment;
 mod dirty;
 mod fault;
 mod gate;
+mod guest;
 mod interrupts;
+mod listener;
 mod memory;
 mod port;
 mod request;
@@ -51,7 +54,9 @@ pub use attachment::Attachment;
 pub use dirty::DirtyLog;
 pub use fault::{Fault, FaultReason, FaultSink, Stage, Walk};
 pub use gate::{Gate, Grace, InFlight, Participant};
+pub use guest::{DomainKey, GuestDomains, Invalidated, Observer, Scan, Scope};
 pub use interrupts::{Interrupts, Line, Message};
+pub use listener::{Change, Listener, Mapping, Partial};
 pub use memory::{Memory, MemoryError, SharedMemory, Width};
 pub use port::{DmaError, Port};
 pub use request::{Kind, Privilege, Request};

@@ -90,6 +90,13 @@ impl Source {
     }
 }
 
+impl From<RequesterId> for Source {
+    /// The function with this id on segment 0.
+    fn from(requester: RequesterId) -> Self {
+        Self::new(0, requester)
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04x}:{}", self.segment, self.requester)?;

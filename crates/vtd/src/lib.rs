@@ -1,0 +1,42 @@
+//! One Intel VT-d unit as software: a guest programs it by its registers and
+//! queues; devices translate and interrupt through it.
+//!
+//! Specification: Intel Virtualization Technology for Directed I/O, revision
+//! 4.1. Sections are cited as "VT-d 4.1 section N".
+#![forbid(unsafe_code)]
+#![warn(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
+// The first users of some parts are still to come.
+#![allow(dead_code)]
+
+mod builder;
+mod cache;
+mod capabilities;
+mod events;
+mod fault;
+mod invalidate;
+mod live;
+mod registers;
+mod remap;
+pub mod spec;
+mod translate;
+mod unit;
+
+pub use builder::{BuildError, Builder};
+pub use capabilities::Capabilities;
+pub use unit::Vtd;

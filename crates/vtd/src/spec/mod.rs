@@ -1,0 +1,4 @@
+//! Registers and structures in memory, as the specification lays them out: one
+//! family a file.
+
+pub mod fault;
