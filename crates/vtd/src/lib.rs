@@ -24,6 +24,7 @@
 // The first users of some parts are still to come.
 #![allow(dead_code)]
 
+pub mod acpi;
 mod builder;
 mod cache;
 mod capabilities;
