@@ -104,7 +104,40 @@ impl Participant {
         // Without this a translation could read the old mapping before the
         // seat is seen as taken.
         fence(Ordering::SeqCst);
-        InFlight { seat: &self.seat }
+        InFlight {
+            seat: &self.seat,
+            leaves: true,
+        }
+    }
+
+    /// Enters for as long as the result lives: for a holder that cannot borrow
+    /// its participant.
+    pub fn stay(mut self) -> Stay {
+        let mut guard = self.enter();
+        guard.leaves = false;
+        drop(guard);
+        Stay { participant: self }
+    }
+}
+
+/// A worker that is inside until this is dropped.
+pub struct Stay {
+    participant: Participant,
+}
+
+impl Stay {
+    /// A guard of the stay, which does not end with it.
+    pub fn guard(&self) -> InFlight<'_> {
+        InFlight {
+            seat: &self.participant.seat,
+            leaves: false,
+        }
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.participant.seat.0.store(OUTSIDE, Ordering::SeqCst);
     }
 }
 
@@ -122,11 +155,15 @@ impl Drop for Participant {
 /// A worker is between translation and use.
 pub struct InFlight<'p> {
     seat: &'p Seat,
+    /// Whether the worker leaves with this guard.
+    leaves: bool,
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.seat.0.store(OUTSIDE, Ordering::SeqCst);
+        if self.leaves {
+            self.seat.0.store(OUTSIDE, Ordering::SeqCst);
+        }
     }
 }
 
@@ -185,6 +222,17 @@ mod tests {
         drop(older);
         assert!(grace.has_passed());
         drop(younger);
+    }
+
+    #[test]
+    fn a_stay_is_waited_for_until_it_ends() {
+        let gate = Arc::new(Gate::new());
+        let stay = gate.join().stay();
+        drop(stay.guard());
+        let mut grace = gate.grace();
+        assert!(!grace.has_passed());
+        drop(stay);
+        assert!(grace.has_passed());
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! | what | [`Access`], [`Rights`], [`Request`] |
 //! | where it ends | [`Outcome`]: a [`Run`] of [`Memory`], a [`Message`], or a [`Fault`] |
 //! | the link | [`Translate`], told to devices through an [`Attachment`] |
-//! | how long a result may be used | [`Gate`], [`InFlight`], [`Grace`] |
+//! | how long a result may be used | [`Gate`], [`InFlight`], [`Stay`], [`Grace`] |
 //! | the device's end | [`Port`]; [`Interrupts`]; [`FaultSink`] |
 //! | what a device wrote | [`WriteLog`], [`DirtyLog`] |
 //! | a guest's domains, and who follows them | [`GuestDomains`], [`Observer`]; [`Listener`] of [`Change`]s |
@@ -53,7 +53,7 @@ pub use address::{Address, Gpa, Iova, Span};
 pub use attachment::Attachment;
 pub use dirty::DirtyLog;
 pub use fault::{Fault, FaultReason, FaultSink, Stage, Walk};
-pub use gate::{Gate, Grace, InFlight, Participant};
+pub use gate::{Gate, Grace, InFlight, Participant, Stay};
 pub use guest::{DomainKey, GuestDomains, Invalidated, Observer, Scan, Scope};
 pub use interrupts::{Interrupts, Line, Message};
 pub use listener::{Change, Listener, Mapping, Partial};
