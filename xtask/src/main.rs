@@ -10,6 +10,8 @@ mod options;
 mod place;
 mod process;
 mod progress;
+#[allow(dead_code, reason = "programs of other packages use the rest of it")]
+mod qtest;
 mod runner;
 mod setup;
 mod site;
