@@ -1,16 +1,18 @@
 //! What an access costs: scattered pages of a shared file against memcpy of
-//! the same pages in the same run, and small ones by process memory.
+//! the same pages in the same run, and small ones by process memory; a guest's
+//! memory by guest-physical address.
 
 use std::fs::File;
 use std::hint::black_box;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Child, Command};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
-use iogate_dma::{Memory, Width};
-use iogate_memory::{ClientMemory, Process};
+use iogate_dma::{Gpa, Memory, Rights, Span, Width};
+use iogate_memory::{Backing, ClientMemory, GuestMemory, Process};
 
 const PAGE: usize = 4096;
 const FILE: usize = 64 << 20;
@@ -145,6 +147,53 @@ fn process_memory(criterion: &mut Criterion) {
     group.finish();
 }
 
+fn guest_memory(criterion: &mut Criterion) {
+    let memory = Arc::new(GuestMemory::new().unwrap());
+    let fd = rustix::fs::memfd_create("bench", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&fd, FILE as u64).unwrap();
+    let span = Span::with_length(Gpa(0), FILE as u64).unwrap();
+    let backing = Backing::File {
+        file: Arc::new(fd),
+        offset: 0,
+    };
+    let _ram = memory.map(span, Rights::READ_WRITE, backing).unwrap();
+    memory.write(0, &vec![1; FILE]).unwrap();
+    let memory: Arc<dyn Memory> = memory;
+    let mut group = criterion.benchmark_group("guest memory");
+    let mut bytes = [0; PAGE];
+    group.bench_function("load 8 bytes", |bench| {
+        bench.iter(|| memory.load(black_box(0x1_2340), Width::Qword));
+    });
+    group.bench_function("read 64 bytes", |bench| {
+        bench.iter(|| memory.read(black_box(0x1_2340), black_box(&mut bytes[..64])));
+    });
+    group.bench_function("read 4096 bytes", |bench| {
+        bench.iter(|| memory.read(black_box(0x1_2000), black_box(&mut bytes)));
+    });
+    group.bench_function("load where there is nothing", |bench| {
+        bench.iter(|| memory.load(black_box(1 << 32), Width::Qword));
+    });
+    group.finish();
+    let load = || black_box(memory.load(black_box(0x1_2340), Width::Qword)).is_ok();
+    println!("a load of guest memory: {:.2} ns at best", best(load));
+    let own = AtomicU64::new(1);
+    let load = || black_box(black_box(&own).load(Ordering::Acquire)) == 0;
+    println!("a load of our own: {:.2} ns at best", best(load));
+}
+
+/// Nanoseconds of `work` in the best of many batches.
+fn best(work: impl Fn() -> bool) -> f64 {
+    const BATCH: u32 = 1000;
+    let times = (0..2000).map(|_| {
+        let start = Instant::now();
+        for _ in 0..BATCH {
+            black_box(work());
+        }
+        start.elapsed()
+    });
+    times.min().unwrap_or_default().as_secs_f64() * 1e9 / f64::from(BATCH)
+}
+
 struct Ended(Child);
 
 impl Drop for Ended {
@@ -161,5 +210,6 @@ fn main() {
         .configure_from_args();
     shared_file(&mut criterion);
     process_memory(&mut criterion);
+    guest_memory(&mut criterion);
     criterion.final_summary();
 }

@@ -14,13 +14,16 @@
 //! of a process that is not dumpable is root's; others reach the memory by the
 //! process's number, with its open `/proc/PID/maps` as the witness.
 //!
+//! A virtual machine's memory is a [`GuestMemory`] of its own, by guest-physical
+//! address.
+//!
 //! # What a client can do to us
 //!
 //! It can change its memory while we copy, and shrink a file that we have
 //! mapped. No Rust reference to client memory exists: all of it is touched by
 //! a few assembly routines that the compiler cannot see into, so a race gives
 //! odd bytes and nothing worse. A fault in them is caught by a handler for
-//! SIGSEGV and SIGBUS, installed with the first `ClientMemory`, and becomes a
+//! SIGSEGV and SIGBUS, installed with the first of the two, and becomes a
 //! [`MemoryError`](iogate_dma::MemoryError); the handler passes every other
 //! fault on to the one that was there before. Threads that access memory must
 //! not block these two signals: the kernel would end the process.
@@ -51,6 +54,7 @@ mod device;
 mod fault;
 mod file;
 mod free;
+mod guest;
 mod process;
 mod slot;
 mod touch;
@@ -61,6 +65,7 @@ mod window;
 pub use client::ClientMemory;
 pub use device::DeviceMemory;
 pub use file::FileRange;
+pub use guest::{Backed, Backing, GuestMemory, GuestRange, MapError, Remote};
 pub use process::Process;
 pub use slot::ProcessSlot;
 pub use vma::Vma;

@@ -199,6 +199,7 @@ type Copy = unsafe extern "sysv64" fn(*mut u8, *const u8, usize, usize) -> Copie
 ///
 /// # Safety
 /// As for [`copy`].
+#[inline]
 pub(crate) unsafe fn load(from: *const u8, width: Width) -> Result<u64, Stopped> {
     // SAFETY: the caller's promise, passed on.
     let touched = unsafe {
@@ -217,6 +218,7 @@ pub(crate) unsafe fn load(from: *const u8, width: Width) -> Result<u64, Stopped>
 ///
 /// # Safety
 /// As for [`copy`].
+#[inline]
 pub(crate) unsafe fn store(to: *mut u8, width: Width, value: u64) -> Result<(), Stopped> {
     // SAFETY: the caller's promise, passed on.
     let touched = unsafe {

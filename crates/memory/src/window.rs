@@ -15,6 +15,9 @@ use crate::{fault, touch};
 /// Bytes that are asked for first, and the least that is of use.
 const LARGEST: usize = 1 << 44;
 const SMALLEST: usize = 1 << 26;
+/// The window begins at a multiple of this, the largest page of the machine:
+/// an offset of whole pages is an address of whole pages.
+const ALIGNMENT: usize = 1 << 30;
 
 /// A reserved region. Dropping it unmaps everything in it.
 pub(crate) struct Window {
@@ -35,10 +38,10 @@ impl Window {
         fault::install()?;
         let mut length = LARGEST;
         loop {
-            match reserve(ptr::null_mut(), length, MapFlags::empty()) {
+            match reserve_aligned(length) {
                 Ok(base) => {
                     return Ok(Self {
-                        base: base.cast(),
+                        base,
                         length: length as u64,
                     });
                 }
@@ -113,6 +116,32 @@ impl Window {
         unsafe { touch::load(from, width) }.map_err(|stopped| stopped.error(offset))
     }
 
+    /// [`load`](Self::load) without a word about why not; the caller has seen
+    /// to the alignment.
+    #[inline]
+    pub(crate) fn try_load(&self, offset: u64, width: Width) -> Option<u64> {
+        let from = self.word(offset)?;
+        // SAFETY: as in `read`.
+        unsafe { touch::load(from, width) }.ok()
+    }
+
+    /// [`store`](Self::store) in the same way: whether it came to its end.
+    #[inline]
+    pub(crate) fn try_store(&self, offset: u64, width: Width, value: u64) -> bool {
+        let to = self.word(offset);
+        // SAFETY: as in `read`.
+        to.is_some_and(|to| unsafe { touch::store(to, width, value) }.is_ok())
+    }
+
+    /// Where an aligned word stands. The window is of whole words: one that
+    /// begins in it lies in it.
+    #[inline]
+    fn word(&self, offset: u64) -> Option<*mut u8> {
+        let index = usize::try_from(offset).ok();
+        let index = index.filter(|_| offset < self.length)?;
+        Some(self.base.wrapping_add(index))
+    }
+
     /// One atomic store.
     pub(crate) fn store(&self, offset: u64, width: Width, value: u64) -> Result<(), MemoryError> {
         let to = self.at_aligned(offset, width)?;
@@ -183,6 +212,23 @@ fn reserve(at: *mut c_void, length: usize, extra: MapFlags) -> io::Result<*mut c
     // SAFETY: a new mapping where the kernel likes, or (`hide`) one in the
     // window.
     let base = unsafe { rustix::mm::mmap_anonymous(at, length, ProtFlags::empty(), flags) }?;
+    Ok(base)
+}
+
+/// Reserves `length` bytes at a multiple of [`ALIGNMENT`].
+fn reserve_aligned(length: usize) -> io::Result<*mut u8> {
+    let more = length.saturating_add(ALIGNMENT);
+    let start = reserve(ptr::null_mut(), more, MapFlags::empty())?.cast::<u8>();
+    let before = start.align_offset(ALIGNMENT).min(ALIGNMENT);
+    let base = start.wrapping_add(before);
+    let after = ALIGNMENT.saturating_sub(before);
+    for (at, length) in [(start, before), (base.wrapping_add(length), after)] {
+        if length > 0 {
+            // If the kernel refuses, the addresses stay in use.
+            // SAFETY: a part of what was reserved, which nothing refers to.
+            let _ = unsafe { rustix::mm::munmap(at.cast(), length) };
+        }
+    }
     Ok(base)
 }
 
