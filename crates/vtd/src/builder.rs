@@ -88,6 +88,9 @@ impl Builder {
     /// # Errors
     /// If the capabilities contradict each other.
     pub fn build(self) -> Result<Arc<Vtd>, BuildError> {
+        if let Some(rule) = self.capabilities.contradiction() {
+            return Err(BuildError::Capabilities(rule));
+        }
         Ok(Arc::new(Vtd {
             ram: self.ram,
             capabilities: self.capabilities,

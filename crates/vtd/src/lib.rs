@@ -39,5 +39,5 @@ mod translate;
 mod unit;
 
 pub use builder::{BuildError, Builder};
-pub use capabilities::Capabilities;
+pub use capabilities::{Capabilities, MAX_ADDRESS_MASK, MAX_FAULT_RECORDS};
 pub use unit::Vtd;

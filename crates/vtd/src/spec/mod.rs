@@ -2,3 +2,4 @@
 //! family a file.
 
 pub mod fault;
+pub mod registers;
