@@ -1,21 +1,22 @@
-//! Fault reasons. VT-d 4.1 section 7.1.3 (table 25 and following) and appendix A.
+//! Fault reasons: why a request was refused, as the fault recording registers
+//! say it. VT-d 4.1 section 7.1.3 and appendix A.
 
-use std::fmt;
-
-/// Why a request was refused, as the fault recording registers say it.
+/// A fault reason, with the specification's condition code in its comment. A
+/// condition is qualified if Fault Processing Disable of the structures used
+/// keeps it from being recorded.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Reason(pub u8);
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal;)*) => {
         impl Reason {
-            $($(#[$doc])* pub const $name: Self = Self($code);)*
+            $($(#[$doc])* pub const $name: Self = Self($number);)*
 
-            /// What it says, in a few words.
+            /// What it means, for a person.
             pub const fn text(self) -> &'static str {
-                match self.0 {
-                    $($code => $text,)*
-                    _ => "unknown",
+                match self {
+                    $(Self::$name => $text,)*
+                    _ => "an unknown reason",
                 }
             }
         }
@@ -23,159 +24,194 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// LRT.2: the root entry is not present.
-    ROOT_NOT_PRESENT = 0x01, "root entry not present";
-    /// LCT.2: the context entry is not present.
-    CONTEXT_NOT_PRESENT = 0x02, "context entry not present";
-    /// LCT.4: the context entry has a type or width that the unit does not
-    /// have.
-    CONTEXT_INVALID = 0x03, "context entry invalid";
-    /// LGN.1: the address is beyond the domain's width.
-    BEYOND_WIDTH = 0x04, "address beyond the width";
-    /// LGN.2: no right to write.
-    WRITE = 0x05, "no right to write";
-    /// LGN.3: no right to read.
-    READ = 0x06, "no right to read";
-    /// LSL.1: a second-stage table cannot be read.
-    TABLE_ACCESS = 0x07, "page table not accessible";
-    /// LRT.1: the root table cannot be read.
-    ROOT_ACCESS = 0x08, "root table not accessible";
-    /// LCT.1: the context table cannot be read.
-    CONTEXT_ACCESS = 0x09, "context table not accessible";
-    /// LRT.3: a reserved bit of the root entry is set.
-    ROOT_RESERVED = 0x0a, "reserved bits in the root entry";
-    /// LCT.3: a reserved bit of the context entry is set.
-    CONTEXT_RESERVED = 0x0b, "reserved bits in the context entry";
-    /// LSL.2: a reserved bit of a second-stage entry is set.
-    TABLE_RESERVED = 0x0c, "reserved bits in a page-table entry";
-    /// LCT.5: translated and translation requests are not allowed.
-    CONTEXT_BLOCKS = 0x0d, "context entry blocks requests of this type";
-    /// LGN.4: the output lies in the interrupt range.
-    INTERRUPT_RANGE = 0x0e, "output in the interrupt range";
+    /// LRT.2.
+    ROOT_ABSENT = 0x01, "the root entry is not present";
+    /// LCT.2. Qualified.
+    CONTEXT_ABSENT = 0x02, "the context entry is not present";
+    /// LCT.4: AW or TT not supported, or the second stage's root cannot be
+    /// read. Qualified.
+    CONTEXT_INVALID = 0x03, "the context entry is invalid";
+    /// LGN.1: beyond the lesser of MGAW and AW. Qualified.
+    ADDRESS_WIDTH = 0x04, "the address is beyond the domain's width";
+    /// LGN.2. Qualified.
+    NO_WRITE = 0x05, "the second stage does not allow writing";
+    /// LGN.3. Qualified.
+    NO_READ = 0x06, "the second stage does not allow reading";
+    /// LSS.1. Qualified.
+    SECOND_ACCESS = 0x07, "a second-stage entry cannot be read";
+    /// LRT.1.
+    ROOT_ACCESS = 0x08, "the root entry cannot be read";
+    /// LCT.1.
+    CONTEXT_ACCESS = 0x09, "the context entry cannot be read";
+    /// LRT.3.
+    ROOT_RESERVED = 0x0a, "a reserved bit is set in the root entry";
+    /// LCT.3. Qualified.
+    CONTEXT_RESERVED = 0x0b, "a reserved bit is set in the context entry";
+    /// LSS.2. Qualified.
+    SECOND_RESERVED = 0x0c, "a reserved bit is set in a second-stage entry";
+    /// LCT.5. Qualified.
+    TYPE_BLOCKED = 0x0d, "the context entry serves no device-TLB";
+    /// LGN.4. Qualified.
+    INTERRUPT_RANGE = 0x0e, "the output lies in the interrupt range";
 
-    /// IRIR.1: a reserved field of the interrupt request is set.
-    INTERRUPT_RESERVED = 0x20, "reserved bits in the interrupt request";
-    /// IRIR.2: the index is beyond the table.
-    INTERRUPT_INDEX = 0x21, "interrupt index beyond the table";
-    /// IRTE.2: the entry is not present.
-    INTERRUPT_NOT_PRESENT = 0x22, "interrupt entry not present";
-    /// IRTE.1: the table cannot be read.
-    INTERRUPT_ACCESS = 0x23, "interrupt table not accessible";
-    /// IRTE.3: a reserved field of the entry is set.
-    INTERRUPT_ENTRY_RESERVED = 0x24, "reserved bits in the interrupt entry";
-    /// IRIR.3: interrupts of compatibility format are blocked.
-    INTERRUPT_COMPATIBILITY = 0x25, "interrupt of compatibility format blocked";
-    /// IRTE.4: the source is not the one that the entry allows.
-    INTERRUPT_SOURCE = 0x26, "interrupt from a source not allowed";
-    /// IPD.1: the posted-interrupt descriptor cannot be accessed.
-    POSTED_ACCESS = 0x27, "posted descriptor not accessible";
-    /// IPD.2: a reserved field of the posted-interrupt descriptor is set.
-    POSTED_RESERVED = 0x28, "reserved bits in the posted descriptor";
+    /// IRM.1: a reserved field is set in the request.
+    REMAP_REQUEST_RESERVED = 0x20, "a reserved bit is set in the interrupt request";
+    /// IRM.2.
+    REMAP_INDEX = 0x21, "the interrupt index is beyond the table";
+    /// IRM.3. Qualified.
+    REMAP_ABSENT = 0x22, "the interrupt entry is not present";
+    /// IRM.4.
+    REMAP_ACCESS = 0x23, "the interrupt entry cannot be read";
+    /// IRM.5. Qualified.
+    REMAP_RESERVED = 0x24, "a reserved bit is set in the interrupt entry";
+    /// IRM.6.
+    REMAP_COMPATIBILITY = 0x25, "interrupts of the compatibility format are blocked";
+    /// IRM.7. Qualified.
+    REMAP_SOURCE = 0x26, "the interrupt's source is not the entry's";
+    /// IPD.1. Qualified.
+    POSTED_ACCESS = 0x27, "the posted-interrupt descriptor cannot be accessed";
+    /// IPD.2. Qualified.
+    POSTED_RESERVED = 0x28, "a reserved bit is set in the posted-interrupt descriptor";
 
-    /// RTA.1: the root table's type is reserved or not supported.
-    ROOT_TYPE = 0x30, "root table type invalid";
-    /// RTA.2: a request with PASID in legacy mode.
-    PASID_IN_LEGACY = 0x31, "request with PASID in legacy mode";
-    /// RTA.3: a page request in legacy mode.
-    PAGE_REQUEST_IN_LEGACY = 0x32, "page request in legacy mode";
-    /// SRT.1: the root table cannot be read.
-    SM_ROOT_ACCESS = 0x38, "root table not accessible";
-    /// SRT.2: the root entry is not present.
-    SM_ROOT_NOT_PRESENT = 0x39, "root entry not present";
-    /// SRT.3: a reserved bit of the root entry is set.
-    SM_ROOT_RESERVED = 0x3a, "reserved bits in the root entry";
-    /// SCT.1: the context table cannot be read.
-    SM_CONTEXT_ACCESS = 0x40, "context table not accessible";
-    /// SCT.2: the context entry is not present.
-    SM_CONTEXT_NOT_PRESENT = 0x41, "context entry not present";
-    /// SCT.3: a reserved bit of the context entry is set.
-    SM_CONTEXT_RESERVED = 0x42, "reserved bits in the context entry";
-    /// SCT.4: the context entry asks for what the unit does not have.
-    SM_CONTEXT_INVALID = 0x43, "context entry invalid";
-    /// SCT.5: Device-TLB Enable is clear.
-    SM_CONTEXT_BLOCKS = 0x44, "context entry blocks requests of this type";
-    /// SCT.6: PASID Enable is clear.
-    SM_PASID_DISABLED = 0x45, "PASID not enabled";
-    /// SCT.7: the PASID is beyond the directory.
-    SM_PASID_BEYOND = 0x46, "PASID beyond the directory";
-    /// SCT.8: Page Request Enable is clear.
-    SM_PAGE_REQUEST_DISABLED = 0x47, "page requests not enabled";
-    /// SCT.9: RID_PASID is beyond what the unit has.
-    SM_RID_PASID = 0x48, "RID_PASID invalid";
-    /// SPD.1: the PASID directory cannot be read.
-    SM_DIRECTORY_ACCESS = 0x50, "PASID directory not accessible";
-    /// SPD.2: the directory entry is not present.
-    SM_DIRECTORY_NOT_PRESENT = 0x51, "PASID directory entry not present";
-    /// SPD.3: a reserved bit of the directory entry is set.
-    SM_DIRECTORY_RESERVED = 0x52, "reserved bits in the PASID directory entry";
-    /// SPT.1: the PASID table cannot be read.
-    SM_PASID_ACCESS = 0x58, "PASID table not accessible";
-    /// SPT.2: the PASID entry is not present.
-    SM_PASID_NOT_PRESENT = 0x59, "PASID entry not present";
-    /// SPT.3: a reserved bit of the PASID entry is set.
-    SM_PASID_RESERVED = 0x5a, "reserved bits in the PASID entry";
-    /// SPT.4: the PASID entry asks for what the unit does not have.
-    SM_PASID_INVALID = 0x5b, "PASID entry invalid";
-    /// SPT.5: execute requests are not enabled.
-    SM_EXECUTE_DISABLED = 0x5c, "execute requests not enabled";
-    /// SPT.6: supervisor requests are not enabled.
-    SM_SUPERVISOR_DISABLED = 0x5d, "supervisor requests not enabled";
-    /// SFS.1: a first-stage table cannot be read.
-    SM_FIRST_ACCESS = 0x70, "first-stage table not accessible";
-    /// SFS.2: a first-stage entry is not present.
-    SM_FIRST_NOT_PRESENT = 0x71, "first-stage entry not present";
-    /// SFS.3: a reserved bit of a first-stage entry is set.
-    SM_FIRST_RESERVED = 0x72, "reserved bits in a first-stage entry";
-    /// SFS.4: the top first-stage table cannot be read.
-    SM_FIRST_TOP_ACCESS = 0x73, "top first-stage table not accessible";
-    /// SFS.5: the address of a first-stage table is beyond the second stage.
-    SM_FIRST_TABLE_BEYOND = 0x74, "first-stage table beyond the second stage";
-    /// SFS.6: the second stage forbids to read the top first-stage table.
-    SM_FIRST_TOP_READ = 0x75, "top first-stage table not readable";
-    /// SFS.7: the second stage forbids to read a first-stage table.
-    SM_FIRST_READ = 0x76, "first-stage table not readable";
-    /// SFS.8: the second stage forbids to write a first-stage table.
-    SM_FIRST_WRITE = 0x77, "first-stage table not writable";
-    /// SSS.1: a second-stage table cannot be read.
-    SM_SECOND_ACCESS = 0x78, "second-stage table not accessible";
-    /// SSS.2: a second-stage entry gives no right at all.
-    SM_SECOND_NOT_PRESENT = 0x79, "second-stage entry not present";
-    /// SSS.3: a reserved bit of a second-stage entry is set.
-    SM_SECOND_RESERVED = 0x7a, "reserved bits in a second-stage entry";
-    /// SSS.4: the top second-stage table cannot be read.
-    SM_SECOND_TOP_ACCESS = 0x7b, "top second-stage table not accessible";
-    /// SGN.1: the address is not canonical.
-    SM_NOT_CANONICAL = 0x80, "address not canonical";
-    /// SGN.2: a user's request to a supervisor's page.
-    SM_USER = 0x81, "user request to a supervisor page";
-    /// SGN.3: no right to execute.
-    SM_EXECUTE = 0x82, "no right to execute";
-    /// SGN.4: the address is beyond the unit's width.
-    SM_BEYOND_WIDTH = 0x83, "address beyond the width";
-    /// SGN.5: the first stage's output is beyond the second stage's width.
-    SM_NESTED_BEYOND_WIDTH = 0x84, "intermediate address beyond the width";
-    /// SGN.6: no right to write.
-    SM_WRITE = 0x85, "no right to write";
-    /// SGN.7: no right to read.
-    SM_READ = 0x86, "no right to read";
-    /// SGN.8: the output lies in the interrupt range.
-    SM_INTERRUPT_RANGE = 0x87, "output in the interrupt range";
-    /// SGN.9: a first-stage entry cannot be updated atomically.
-    SM_FIRST_UPDATE = 0x90, "first-stage entry cannot be updated";
-    /// SGN.10: a second-stage entry cannot be updated atomically.
-    SM_SECOND_UPDATE = 0x91, "second-stage entry cannot be updated";
+    /// RTA.1.
+    ROOT_TABLE_INVALID = 0x30, "the root table address register is invalid";
+    /// RTA.2.
+    PASID_IN_LEGACY = 0x31, "a request with PASID meets a legacy root table";
+    /// RTA.3.
+    PAGE_REQUEST_IN_LEGACY = 0x32, "a page request meets a legacy root table";
+    /// SRT.1.
+    SM_ROOT_ACCESS = 0x38, "the root entry cannot be read";
+    /// SRT.2.
+    SM_ROOT_ABSENT = 0x39, "the root entry is not present";
+    /// SRT.3.
+    SM_ROOT_RESERVED = 0x3a, "a reserved bit is set in the root entry";
+    /// SCT.1.
+    SM_CONTEXT_ACCESS = 0x40, "the context entry cannot be read";
+    /// SCT.2. Qualified.
+    SM_CONTEXT_ABSENT = 0x41, "the context entry is not present";
+    /// SCT.3. Qualified.
+    SM_CONTEXT_RESERVED = 0x42, "a reserved bit is set in the context entry";
+    /// SCT.4. Qualified.
+    SM_CONTEXT_INVALID = 0x43, "the context entry is invalid";
+    /// SCT.5. Qualified.
+    SM_NO_DEVICE_TLB = 0x44, "the context entry serves no device-TLB";
+    /// SCT.6. Qualified.
+    SM_NO_PASID = 0x45, "the context entry takes no PASID";
+    /// SCT.7. Qualified.
+    SM_PASID_BEYOND = 0x46, "the PASID is beyond the directory";
+    /// SCT.8. Qualified.
+    SM_NO_PAGE_REQUESTS = 0x47, "the context entry takes no page request";
+    /// SCT.9. Qualified.
+    SM_RID_PASID = 0x48, "RID_PASID is beyond the directory";
+    /// SPD.1.
+    SM_DIRECTORY_ACCESS = 0x50, "the PASID directory entry cannot be read";
+    /// SPD.2. Qualified.
+    SM_DIRECTORY_ABSENT = 0x51, "the PASID directory entry is not present";
+    /// SPD.3. Qualified.
+    SM_DIRECTORY_RESERVED = 0x52, "a reserved bit is set in the PASID directory entry";
+    /// SPT.1.
+    SM_PASID_ACCESS = 0x58, "the PASID table entry cannot be read";
+    /// SPT.2. Qualified.
+    SM_PASID_ABSENT = 0x59, "the PASID table entry is not present";
+    /// SPT.3. Qualified.
+    SM_PASID_RESERVED = 0x5a, "a reserved bit is set in the PASID table entry";
+    /// SPT.4. Qualified.
+    SM_PASID_INVALID = 0x5b, "the PASID table entry is invalid";
+    /// SPT.5. Qualified.
+    SM_NO_EXECUTE_REQUESTS = 0x5c, "the PASID table entry takes no request to execute";
+    /// SPT.6. Qualified.
+    SM_NO_SUPERVISOR = 0x5d, "the PASID table entry takes no privileged request";
+    /// SFS.1. Qualified.
+    FIRST_ACCESS = 0x70, "a first-stage entry cannot be read";
+    /// SFS.2. Qualified.
+    FIRST_ABSENT = 0x71, "a first-stage entry is not present";
+    /// SFS.3. Qualified.
+    FIRST_RESERVED = 0x72, "a reserved bit is set in a first-stage entry";
+    /// SFS.4. Qualified.
+    FIRST_ROOT_ACCESS = 0x73, "the first stage's root table cannot be read";
+    /// SFS.5. Qualified.
+    FIRST_TABLE_WIDTH = 0x74, "a first-stage table lies beyond the second stage's width";
+    /// SFS.6. Qualified.
+    FIRST_ROOT_NO_READ = 0x75, "the second stage does not allow reading the first's root table";
+    /// SFS.7. Qualified.
+    FIRST_NO_READ = 0x76, "the second stage does not allow reading a first-stage table";
+    /// SFS.8. Qualified.
+    FIRST_NO_WRITE = 0x77, "the second stage does not allow setting a first-stage flag";
+    /// SSS.1. Qualified.
+    SM_SECOND_ACCESS = 0x78, "a second-stage entry cannot be read";
+    /// SSS.2. Qualified.
+    SM_SECOND_ABSENT = 0x79, "a second-stage entry allows nothing";
+    /// SSS.3. Qualified.
+    SM_SECOND_RESERVED = 0x7a, "a reserved bit is set in a second-stage entry";
+    /// SSS.4. Qualified.
+    SM_SECOND_ROOT_ACCESS = 0x7b, "the second stage's root table cannot be read";
+    /// SSS.5. Qualified.
+    SM_SECOND_NO_SNOOP = 0x7c, "a second-stage flag is to be set without snooping";
+    /// SGN.1. Qualified.
+    NOT_CANONICAL = 0x80, "the address is not canonical";
+    /// SGN.2. Qualified.
+    NOT_USER = 0x81, "the first stage does not allow user requests";
+    /// SGN.3. Qualified.
+    NO_EXECUTE = 0x82, "the page does not allow execution";
+    /// SGN.4. Qualified.
+    SM_ADDRESS_WIDTH = 0x83, "the address is beyond the domain's width";
+    /// SGN.5. Qualified.
+    SM_NESTED_WIDTH = 0x84, "the first stage's output is beyond the second's width";
+    /// SGN.6. Qualified.
+    SM_NO_WRITE = 0x85, "the page does not allow writing";
+    /// SGN.7. Qualified.
+    SM_NO_READ = 0x86, "the page does not allow reading";
+    /// SGN.8. Qualified.
+    SM_INTERRUPT_RANGE = 0x87, "the output lies in the interrupt range";
+    /// SFS.9. Qualified.
+    FIRST_NO_SNOOP = 0x90, "a first-stage flag is to be set without snooping";
+    /// SFS.10. Qualified.
+    FIRST_FLAG = 0x91, "a first-stage flag cannot be set";
 }
 
 impl Reason {
-    /// Whether it is a reason of interrupt remapping: its record holds an index
-    /// where those of requests hold an address. Section 5.1.4.1.
-    pub const fn is_interrupt(self) -> bool {
-        self.0 >= 0x20 && self.0 < 0x30
+    /// Whether Fault Processing Disable of the structures that a request used
+    /// keeps the fault from being recorded.
+    pub const fn is_qualified(self) -> bool {
+        !matches!(
+            self,
+            Self::ROOT_ABSENT
+                | Self::ROOT_ACCESS
+                | Self::CONTEXT_ACCESS
+                | Self::ROOT_RESERVED
+                | Self::REMAP_REQUEST_RESERVED
+                | Self::REMAP_INDEX
+                | Self::REMAP_ACCESS
+                | Self::REMAP_COMPATIBILITY
+                | Self::ROOT_TABLE_INVALID
+                | Self::PASID_IN_LEGACY
+                | Self::PAGE_REQUEST_IN_LEGACY
+                | Self::SM_ROOT_ACCESS
+                | Self::SM_ROOT_ABSENT
+                | Self::SM_ROOT_RESERVED
+                | Self::SM_CONTEXT_ACCESS
+                | Self::SM_DIRECTORY_ACCESS
+                | Self::SM_PASID_ACCESS
+        )
     }
-}
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#04x} ({})", self.0, self.text())
+    /// Whether an ATS translation request that meets it is answered with
+    /// success and without rights, and nothing is recorded: what a page request
+    /// may cure.
+    pub const fn is_recoverable(self) -> bool {
+        matches!(
+            self,
+            Self::NO_WRITE
+                | Self::NO_READ
+                | Self::FIRST_ABSENT
+                | Self::SM_SECOND_ABSENT
+                | Self::FIRST_ROOT_NO_READ
+                | Self::FIRST_NO_READ
+                | Self::FIRST_NO_WRITE
+                | Self::NOT_USER
+                | Self::NO_EXECUTE
+                | Self::SM_NO_WRITE
+                | Self::SM_NO_READ
+        )
     }
 }
