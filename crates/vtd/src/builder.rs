@@ -91,6 +91,8 @@ impl Builder {
         if let Some(rule) = self.capabilities.contradiction() {
             return Err(BuildError::Capabilities(rule));
         }
+        let remapping =
+            crate::remap::Remapping::new(&self.gate, self.scope.as_ref(), &self.capabilities);
         Ok(Arc::new(Vtd {
             ram: self.ram,
             capabilities: self.capabilities,
@@ -101,7 +103,7 @@ impl Builder {
             live: crate::live::Live::default(),
             caches: crate::cache::Caches::default(),
             registers: Mutex::default(),
-            remapping: crate::remap::Remapping::default(),
+            remapping,
             observers: Mutex::default(),
         }))
     }

@@ -40,4 +40,5 @@ mod unit;
 
 pub use builder::{BuildError, Builder};
 pub use capabilities::{Capabilities, MAX_ADDRESS_MASK, MAX_FAULT_RECORDS};
+pub use remap::{Blocked, Cause, Posting, Remapped, Route, Routed};
 pub use unit::Vtd;

@@ -2,4 +2,7 @@
 //! family a file.
 
 pub mod fault;
+pub mod interrupt;
+pub mod irte;
+pub mod posted;
 pub mod registers;
