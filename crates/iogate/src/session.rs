@@ -45,6 +45,9 @@ impl fmt::Display for Refusal {
 /// it with what sysfs says.
 const PLACEHOLDER: (u32, u32) = (1, 3);
 
+/// The model of a device that another vfio-user server has.
+pub(crate) const REMOTE: &str = "remote";
+
 /// A machine in operation.
 pub(crate) struct Session {
     host: Arc<Host>,
@@ -68,13 +71,18 @@ fn models() -> Vec<machine::Model> {
             iogate_devices::Kind::Bool => machine::PropertyKind::Boolean,
         },
     };
-    iogate_devices::models()
-        .iter()
-        .map(|model| machine::Model {
-            name: model.name,
-            properties: model.properties.iter().map(property).collect(),
-        })
-        .collect()
+    let ours = iogate_devices::models().iter().map(|model| machine::Model {
+        name: model.name,
+        properties: model.properties.iter().map(property).collect(),
+    });
+    let remote = machine::Model {
+        name: REMOTE,
+        properties: vec![machine::Property {
+            name: "socket",
+            kind: machine::PropertyKind::Text,
+        }],
+    };
+    ours.chain([remote]).collect()
 }
 
 /// What `--device help` prints.
@@ -91,6 +99,10 @@ pub(crate) fn models_help() -> String {
             ));
         }
     }
+    text.push_str(&format!(
+        "{REMOTE}: a device of another vfio-user server, for `iogate serve`\n"
+    ));
+    text.push_str("  socket       a text   the server's socket (needed)\n");
     text
 }
 
@@ -154,6 +166,10 @@ pub(crate) fn build_devices(
     };
     let mut functions = Vec::new();
     for (index, entry, device) in machine.devices() {
+        if device.model == REMOTE {
+            let what = "a remote device serves guests: `iogate serve` takes it, `run` has none";
+            return Err(Refusal(format!("{}: {what}", device.place)));
+        }
         let properties: Properties = device
             .properties
             .iter()

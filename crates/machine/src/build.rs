@@ -5,7 +5,7 @@ use crate::entries::{self, BridgeEntry, DeviceEntry, Entries};
 use crate::fields::Located;
 use crate::groups;
 use crate::mediated;
-use crate::model::{self, Driver, FunctionEntry, FunctionKind, Machine, Translation};
+use crate::model::{self, Driver, FunctionEntry, FunctionKind, IommuKind, Machine, Translation};
 use crate::tables;
 use crate::{MAX_VIRTUAL_FUNCTIONS, VIRTUAL_FUNCTIONS};
 use iogate_dma::Source;
@@ -287,6 +287,7 @@ fn assemble(
     });
     let mut numbers = 0u32..;
     let cdevs: BTreeMap<usize, u32> = bound.copied().zip(&mut numbers).collect();
+    let default_iommu = entries.iommus.is_empty();
     let mut functions = Vec::new();
     for &index in &order {
         let (Some(origin), Some(placed)) =
@@ -294,7 +295,9 @@ fn assemble(
         else {
             continue;
         };
-        let (kind, driver) = entry(*origin, cdevs.get(&index).copied());
+        let translation = units.get(index).copied().unwrap_or(Translation::Unit(0));
+        let ats = ats(*origin, translation, &iommus, report);
+        let (kind, driver) = entry(*origin, cdevs.get(&index).copied(), ats);
         functions.push(FunctionEntry {
             kind,
             placed: topology::Placed {
@@ -310,7 +313,7 @@ fn assemble(
             aliases: topology.aliases(index),
             group: groups.get(index).copied().unwrap_or_default(),
             driver,
-            translation: units.get(index).copied().unwrap_or(Translation::Unit(0)),
+            translation,
         });
     }
     mediated::add(entries, &mut functions, &mut numbers, report);
@@ -318,12 +321,39 @@ fn assemble(
         memlock: entries.memlock,
         dma_entry_limit: entries.dma_entry_limit.unwrap_or(DMA_ENTRY_LIMIT),
         iommus,
+        default_iommu,
         groups: groups::collect(&functions),
         functions,
     }
 }
 
-fn entry(origin: Origin<'_>, cdev: Option<u32>) -> (FunctionKind, Driver) {
+/// Whether a device asks its unit for translations: if the unit answers, unless
+/// the device's entry says no.
+fn ats(
+    origin: Origin<'_>,
+    translation: Translation,
+    iommus: &[model::Iommu],
+    report: &mut Report,
+) -> bool {
+    let (Origin::Device(device) | Origin::Virtual(device)) = origin else {
+        return false;
+    };
+    let unit = match translation {
+        Translation::Unit(unit) => iommus.get(unit),
+        Translation::Emulated | Translation::None => None,
+    };
+    let answers = unit.is_some_and(|unit| match &unit.kind {
+        IommuKind::Vtd(vtd) => vtd.ats,
+        IommuKind::Generic => false,
+    });
+    if let Some(ats) = device.ats.as_ref().filter(|ats| ats.value && !answers) {
+        let label = "it needs a unit of `kind = \"vtd\"` with `ats = true`";
+        report.at(&ats.mark, "nobody answers translation requests here", label);
+    }
+    answers && device.ats.as_ref().is_none_or(|ats| ats.value)
+}
+
+fn entry(origin: Origin<'_>, cdev: Option<u32>, ats: bool) -> (FunctionKind, Driver) {
     let bridge = |name, kind| {
         let driver = match kind {
             BridgeKind::PcieToPci | BridgeKind::PciToPci => Driver::None,
@@ -342,6 +372,7 @@ fn entry(origin: Origin<'_>, cdev: Option<u32>) -> (FunctionKind, Driver) {
                 place: device.mark.location(),
                 cdev,
                 mmio: device.mmio,
+                ats,
                 mediated: None,
             };
             (FunctionKind::Device(entry), device.driver.clone())

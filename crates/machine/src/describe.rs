@@ -1,7 +1,7 @@
 //! The machine in words: what `iogate machine` prints.
 use crate::model::{
-    DeviceEntry, FunctionEntry, FunctionKind, Group, Iommu, Machine, Memlock, Mmio, Translation,
-    Value,
+    DeviceEntry, FunctionEntry, FunctionKind, Group, Iommu, IommuKind, Machine, Memlock, Mmio,
+    Translation, Value,
 };
 use crate::quantity::display_size;
 use crate::tables::bridge_kind_name;
@@ -156,6 +156,9 @@ fn write_device(out: &mut String, device: &DeviceEntry) -> fmt::Result {
             Value::Text(text) => write!(out, " {name}={text}")?,
         }
     }
+    if device.ats {
+        write!(out, " ats=true")?;
+    }
     match device.mmio {
         Mmio::Map => write!(out, " mmio=map"),
         Mmio::Trap => Ok(()),
@@ -184,6 +187,18 @@ fn write_iommu(out: &mut String, iommu: &Iommu) -> fmt::Result {
     }
     if iommu.pasid_bits != 0 {
         write!(out, ", {}-bit PASIDs", iommu.pasid_bits)?;
+    }
+    if let IommuKind::Vtd(vtd) = &iommu.kind {
+        let mode = if vtd.scalable { "scalable" } else { "legacy" };
+        write!(out, ", VT-d in {mode} mode")?;
+        for (has, word) in [
+            (vtd.nested, ", nested"),
+            (vtd.ats, ", ATS"),
+            (vtd.page_requests, ", page requests"),
+            (!vtd.caching_mode, ", no caching mode"),
+        ] {
+            write!(out, "{}", if has { word } else { "" })?;
+        }
     }
     writeln!(out)?;
     for reserved in &iommu.reserved {

@@ -35,6 +35,7 @@ pub(crate) struct DeviceEntry {
     pub(crate) mmio: Mmio,
     pub(crate) acs: bool,
     pub(crate) iommu: Option<Located<String>>,
+    pub(crate) ats: Option<Located<bool>>,
     pub(crate) mediated: bool,
     pub(crate) uuid: Option<Located<String>>,
 }

@@ -104,6 +104,7 @@ fn entry(
             place: device.mark.location(),
             cdev: Some(cdev),
             mmio: device.mmio,
+            ats: false,
             mediated: Some(uuid),
         }),
         placed: Placed {

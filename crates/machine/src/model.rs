@@ -52,11 +52,44 @@ pub struct Reserved {
     pub kind: ReservedKind,
 }
 
+/// A unit of Intel VT-d, beyond what every [`Iommu`] says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Vtd {
+    /// Where the function stands that has its registers, if that is said.
+    pub at: Option<Source>,
+    /// Whether it has scalable mode besides legacy mode.
+    pub scalable: bool,
+    /// Whether it nests its two stages.
+    pub nested: bool,
+    /// Whether devices may ask it for translations.
+    pub ats: bool,
+    /// Whether devices may ask it for pages.
+    pub page_requests: bool,
+    /// Whether it can force DMA to snoop caches.
+    pub snoop_control: bool,
+    /// Whether what is not present is cached, so that a guest invalidates it.
+    pub caching_mode: bool,
+    /// Fault recording registers, 1-222.
+    pub fault_records: u16,
+}
+
+/// What a guest sees of an IOMMU. A program that runs under a kernel of its own
+/// sees none of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum IommuKind {
+    /// Nothing.
+    Generic,
+    /// Intel VT-d.
+    Vtd(Vtd),
+}
+
 /// One IOMMU.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Iommu {
     /// Unique in the machine.
     pub name: String,
+    /// What it is.
+    pub kind: IommuKind,
     /// Width of an IOVA, 12-64.
     pub iova_bits: u8,
     /// Page sizes as a bitmap: bit n set means 2^n bytes; never 0.
@@ -205,6 +238,8 @@ pub struct DeviceEntry {
     pub cdev: Option<u32>,
     /// Whether its registers can be mapped.
     pub mmio: Mmio,
+    /// Whether it asks its unit for translations and keeps them.
+    pub ats: bool,
     /// The UUID of a mediated device, which is no PCI function: its address is
     /// a number that no function has.
     pub mediated: Option<String>,
@@ -288,6 +323,7 @@ pub struct Machine {
     pub(crate) memlock: Memlock,
     pub(crate) dma_entry_limit: u32,
     pub(crate) iommus: Vec<Iommu>,
+    pub(crate) default_iommu: bool,
     pub(crate) functions: Vec<FunctionEntry>,
     pub(crate) groups: Vec<Group>,
 }
@@ -306,6 +342,11 @@ impl Machine {
     /// At least one.
     pub fn iommus(&self) -> &[Iommu] {
         &self.iommus
+    }
+
+    /// Whether the machine names no IOMMU, so that it has the default one.
+    pub fn has_default_iommu(&self) -> bool {
+        self.default_iommu
     }
 
     /// Bridges and devices in the order of their addresses.

@@ -3,8 +3,8 @@
 use crate::diagnostic::{Mark, suggest};
 use crate::entries::{BridgeEntry, DeviceEntry, IommuEntry};
 use crate::fields::{Field, Located, Model, Raw, Table, shown};
-use crate::model::{Driver, Iommu, Mmio, Reserved, ReservedKind};
-use crate::{MAX_RESERVED, mediated};
+use crate::model::{Driver, Iommu, IommuKind, Mmio, Reserved, ReservedKind};
+use crate::{MAX_RESERVED, mediated, units};
 use iogate_dma::{Iova, Span};
 use iogate_pci::topology::BridgeKind;
 
@@ -14,13 +14,16 @@ const X86_MSI: (u64, u64) = (0xfee0_0000, 0xfeef_ffff);
 /// `MSI_IOVA_LENGTH` in drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3.h.
 const SOFTWARE_MSI: (u64, u64) = (0x0800_0000, 0x080f_ffff);
 /// 4 KiB, 2 MiB and 1 GiB, the leaves of x86 page tables.
-const DEFAULT_PAGE_SIZES: u64 = 1 << 12 | 1 << 21 | 1 << 30;
+pub(crate) const DEFAULT_PAGE_SIZES: u64 = 1 << 12 | 1 << 21 | 1 << 30;
 /// What `iommu` names where there is no unit.
 pub(crate) const NO_UNIT: &str = "none";
 /// The smallest page that Linux maps on x86; reserved ranges consist of these.
 const PAGE: u64 = 4096;
 
 pub(crate) fn iommu(mut table: Table<'_, '_>) -> Option<IommuEntry> {
+    if units::is_vtd(&mut table)? {
+        return units::vtd(table);
+    }
     table.only(&[
         "name",
         "kind",
@@ -32,16 +35,7 @@ pub(crate) fn iommu(mut table: Table<'_, '_>) -> Option<IommuEntry> {
         "pasid-bits",
         "reserved",
     ]);
-    let name = table.needed("name").and_then(|field| table.name(field));
-    if let Some(name) = name.as_ref().filter(|name| name.value == NO_UNIT) {
-        let label = "`iommu = \"none\"` says that there is no unit";
-        table
-            .report
-            .at(&name.mark, "no IOMMU can be called `none`", label);
-    }
-    if let Some(field) = table.field("kind") {
-        iommu_kind(&mut table, field);
-    }
+    let name = unit_name(&mut table);
     let iova_bits = match table.field("iova-bits") {
         Some(field) => table.integer(field, 12..=64),
         None => Some(48),
@@ -66,6 +60,7 @@ pub(crate) fn iommu(mut table: Table<'_, '_>) -> Option<IommuEntry> {
         mark: name.mark,
         iommu: Iommu {
             name: name.value,
+            kind: IommuKind::Generic,
             iova_bits: u8::try_from(iova_bits?).ok()?,
             page_sizes,
             reserved,
@@ -76,10 +71,28 @@ pub(crate) fn iommu(mut table: Table<'_, '_>) -> Option<IommuEntry> {
     })
 }
 
+/// The name of a unit.
+pub(crate) fn unit_name(table: &mut Table<'_, '_>) -> Option<Located<String>> {
+    let name = table.needed("name").and_then(|field| table.name(field));
+    if let Some(name) = name.as_ref().filter(|name| name.value == NO_UNIT) {
+        let label = "`iommu = \"none\"` says that there is no unit";
+        table
+            .report
+            .at(&name.mark, "no IOMMU can be called `none`", label);
+    }
+    name
+}
+
+/// Where x86 has its interrupt messages.
+pub(crate) fn x86_window() -> Option<Span> {
+    Span::new(Iova(X86_MSI.0), Iova(X86_MSI.1))
+}
+
 /// The unit of a machine that names none.
 pub(crate) fn default_iommu() -> Iommu {
     Iommu {
         name: "iommu0".to_owned(),
+        kind: IommuKind::Generic,
         iova_bits: 48,
         page_sizes: DEFAULT_PAGE_SIZES,
         reserved: range(X86_MSI.0, X86_MSI.1, ReservedKind::Msi)
@@ -91,19 +104,7 @@ pub(crate) fn default_iommu() -> Iommu {
     }
 }
 
-fn iommu_kind(table: &mut Table<'_, '_>, field: &Field<'_>) {
-    let known = ["generic"];
-    let name = match &field.value {
-        Raw::Text(text) => text.as_str(),
-        _ => "",
-    };
-    if !known.contains(&name) {
-        let message = format!("there is no IOMMU of kind `{}` here", shown(name));
-        table.report.at(&field.mark, message, suggest("", known));
-    }
-}
-
-fn page_sizes<'a>(table: &mut Table<'a, '_>, field: &'a Field<'a>) -> u64 {
+pub(crate) fn page_sizes<'a>(table: &mut Table<'a, '_>, field: &'a Field<'a>) -> u64 {
     const SMALLEST: u64 = 512;
     let mut bitmap = 0;
     for size in table.sizes(field).unwrap_or_default() {
@@ -279,8 +280,8 @@ pub(crate) fn bridge(mut table: Table<'_, '_>) -> Option<BridgeEntry> {
     })
 }
 
-const DEVICE_KEYS: [&str; 10] = [
-    "model", "behind", "at", "group", "driver", "iommu", "acs", "mmio", "mediated", "uuid",
+const DEVICE_KEYS: [&str; 11] = [
+    "model", "behind", "at", "group", "driver", "iommu", "ats", "acs", "mmio", "mediated", "uuid",
 ];
 
 pub(crate) fn device(mut table: Table<'_, '_>, models: &[Model]) -> Option<DeviceEntry> {
@@ -304,6 +305,7 @@ pub(crate) fn device(mut table: Table<'_, '_>, models: &[Model]) -> Option<Devic
     let iommu = text_of(&mut table, "iommu");
     let at = table.field("at").and_then(|field| table.source(field));
     let acs = table.field("acs").and_then(|field| table.boolean(field));
+    let ats = table.field("ats").and_then(|field| table.boolean(field));
     let group = table.field("group").and_then(|field| {
         let number = table.integer(field, 0..=u64::from(u16::MAX))?;
         Some(Located {
@@ -337,6 +339,7 @@ pub(crate) fn device(mut table: Table<'_, '_>, models: &[Model]) -> Option<Devic
         mmio,
         acs: acs.is_some_and(|acs| acs.value),
         iommu,
+        ats,
         mediated,
         uuid,
     })

@@ -230,9 +230,9 @@ fn each_of_these_is_refused_where_it_is_wrong() {
             "not from 12 to 64",
         ),
         (
-            "[[iommu]]\nname = 'i'\nkind = 'vtd'",
+            "[[iommu]]\nname = 'i'\nkind = 'vdt'",
             "4:8",
-            "known: generic",
+            "did you mean `vtd`",
         ),
         (
             "[[iommu]]\nname = 'i'\npage-sizes = []",
@@ -382,4 +382,74 @@ fn a_bad_argument_is_shown_with_the_place_in_it() {
         );
         assert!(shown.contains(what), "{shown}");
     }
+}
+
+/// The unit of a file that has one, with these lines.
+fn vtd(says: &str) -> (iogate_machine::Iommu, iogate_machine::Vtd) {
+    let machine = machine(&format!("[[iommu]]\nname = 'i'\nkind = 'vtd'\n{says}"));
+    let iommu = machine.iommus()[0].clone();
+    let iogate_machine::IommuKind::Vtd(vtd) = iommu.kind.clone() else {
+        panic!("{iommu:?}");
+    };
+    (iommu, vtd)
+}
+
+#[test]
+fn a_vtd_unit_has_its_own_keys_and_defaults() {
+    let (iommu, unit) = vtd("");
+    assert_eq!((iommu.iova_bits, iommu.page_sizes), (48, 0x4020_1000));
+    assert_eq!((iommu.pasid_bits, iommu.coherent), (0, false));
+    assert_eq!(
+        (unit.scalable, unit.nested, unit.ats, unit.caching_mode),
+        (false, false, false, true)
+    );
+    assert_eq!((unit.fault_records, unit.at), (8, None));
+    let (iommu, unit) = vtd(
+        "mode = 'scalable'\nats = true\npage-requests = true\nat = '00:04.0'\niova-bits = 57\n\
+         page-sizes = ['4 KiB', '2 MiB']\nsnoop-control = true\ncaching-mode = false\nfault-records = 64",
+    );
+    assert_eq!((iommu.iova_bits, iommu.page_sizes), (57, 0x20_1000));
+    assert_eq!((iommu.pasid_bits, iommu.coherent), (20, true));
+    assert!(unit.scalable && unit.nested && unit.ats && unit.page_requests);
+    assert_eq!((unit.fault_records, unit.caching_mode), (64, false));
+    assert_eq!(unit.at.unwrap().to_string(), "0000:00:04.0");
+}
+
+#[test]
+fn what_a_vtd_unit_cannot_have_is_refused_with_its_place() {
+    let refused = |says: &str| error(&format!("[[iommu]]\nname = 'i'\nkind = 'vtd'\n{says}"));
+    for (says, why) in [
+        ("iova-bits = 40", "39, 48 or 57"),
+        ("nested = true", "mode = \"scalable\""),
+        ("pasid-bits = 8", "mode = \"scalable\""),
+        ("ats = true\npage-requests = true", "mode = \"scalable\""),
+        ("mode = 'both'", "cannot be `both`"),
+        ("page-sizes = ['4 KiB', '1 GiB']", "4 KiB, then 2 MiB"),
+        ("at = '01:00.0'", "bus 00"),
+        ("dirty-tracking = true", "unknown key"),
+        ("fault-records = 300", "1 to 222"),
+    ] {
+        let error = refused(says);
+        assert!(
+            error.contains(why) && error.contains("m.toml:"),
+            "{says}: {error}"
+        );
+    }
+}
+
+#[test]
+fn devices_ask_for_translations_where_their_unit_answers() {
+    let ats = |says: &str| {
+        let file = format!("[[iommu]]\nname = 'i'\nkind = 'vtd'\nats = true\n{says}");
+        let machine = machine(&file);
+        machine
+            .devices()
+            .map(|(_, _, device)| device.ats)
+            .collect::<Vec<_>>()
+    };
+    let two = "[[device]]\nmodel = 'edu'\n[[device]]\nmodel = 'edu'\nats = false";
+    assert_eq!(ats(two), [true, false]);
+    assert_eq!(ats("[[device]]\nmodel = 'edu'\niommu = 'none'"), [false]);
+    let refused = error("[[device]]\nmodel = 'edu'\nats = true");
+    assert!(refused.contains("nobody answers"), "{refused}");
 }

@@ -58,6 +58,8 @@ pub mod capability {
 pub mod extended {
     /// Alternative Routing-ID Interpretation.
     pub const ARI: u16 = 0x000e;
+    /// Address Translation Services.
+    pub const ATS: u16 = 0x000f;
     /// Single Root I/O Virtualization.
     pub const SR_IOV: u16 = 0x0010;
     /// Process Address Space ID.
@@ -196,6 +198,11 @@ impl ConfigSpace {
         let cells = (0_u16..).zip(&self.bytes);
         let cells = cells.map(|(at, cell)| (at, cell.writable | cell.clearable));
         cells.filter(|(_, bits)| *bits != 0)
+    }
+
+    /// Whether software may write all of these bits of a byte.
+    pub(crate) fn is_writable(&self, at: u16, bits: u8) -> bool {
+        self.byte(at).writable & bits == bits
     }
 
     /// The value of one byte.

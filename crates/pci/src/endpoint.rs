@@ -76,6 +76,8 @@ pub struct Endpoint {
     pasid: Option<(u16, u8)>,
     /// Bits of the PASIDs that may be sent.
     pasid_bits: AtomicU8,
+    /// Where the control register of ATS is; 0 without it.
+    pub(crate) ats_control: AtomicU16,
     /// The Command register, readable without the lock.
     command: AtomicU16,
     life: AtomicU64,
@@ -122,6 +124,7 @@ impl Endpoint {
             sr_iov: parts.sr_iov,
             pasid: parts.pasid,
             pasid_bits: AtomicU8::new(0),
+            ats_control: AtomicU16::new(0),
             express: config.capability(capability::EXPRESS),
             command: AtomicU16::new(0),
             life: AtomicU64::new(0),
@@ -165,6 +168,20 @@ impl Endpoint {
     /// Bits of the PASIDs that the function may send; 0: it sends none.
     pub fn pasid_bits(&self) -> u8 {
         self.pasid_bits.load(Ordering::SeqCst)
+    }
+
+    /// Where the PCI Express capability is.
+    pub(crate) fn express(&self) -> Option<u16> {
+        self.express
+    }
+
+    /// Where the PASID capability is, and its width.
+    pub(crate) fn pasid_capability(&self) -> Option<(u16, u8)> {
+        self.pasid
+    }
+
+    pub(crate) fn set_pasid_bits(&self, bits: u8) {
+        self.pasid_bits.store(bits, Ordering::SeqCst);
     }
 
     /// The BARs, by index.
@@ -248,6 +265,8 @@ impl Endpoint {
             state.forget_messages();
         }
         self.settle(&mut state);
+        drop(state);
+        self.settle_pasids();
         // Device Control, bit 15.
         let asked = self.express.is_some_and(|at| {
             let byte = u64::from(at).saturating_add(9).checked_sub(offset);
@@ -301,6 +320,8 @@ impl Endpoint {
         state.line = Line::Deasserted;
         state.held = false;
         self.settle(&mut state);
+        drop(state);
+        self.settle_pasids();
     }
 
     /// Keeps interrupts back until [`release`](Self::release) or a reset:

@@ -65,6 +65,7 @@ mod bus;
 pub mod config;
 mod endpoint;
 mod function;
+mod integrated;
 mod layout;
 mod message;
 mod migrate;

@@ -373,3 +373,54 @@ fn extended_capabilities_are_linked() {
     assert_eq!(read32(&endpoint, 0x104), 0x0403_0201);
     assert_eq!(read32(&endpoint, 0x10c), 0x0002_000b);
 }
+
+/// The extended capabilities: id and offset, by the list that software follows.
+fn extended(endpoint: &Endpoint) -> Vec<(u16, u16)> {
+    let mut at = 0x100;
+    let mut found = Vec::new();
+    while at != 0 {
+        let header = read32(endpoint, at);
+        found.push((header as u16, at));
+        at = (header >> 20) as u16;
+    }
+    found
+}
+
+#[test]
+fn an_integrated_function_has_no_link_and_software_enables_its_ats_and_pasids() {
+    let plain = builder().pasid(20);
+    let endpoint = plain
+        .build("00:05.0".parse().unwrap(), Arc::new(Told::default()))
+        .unwrap();
+    endpoint.integrate(true);
+    let express = endpoint.capability(capability::EXPRESS).unwrap();
+    assert_eq!(read16(&endpoint, express + 2) >> 4 & 0xf, 9);
+    assert_eq!(read32(&endpoint, express + 0x0c), 0);
+    let [(pasid_id, pasid), (ats_id, ats)] = extended(&endpoint)[..] else {
+        panic!("{:x?}", extended(&endpoint));
+    };
+    assert_eq!((pasid_id, ats_id), (0x1b, 0x0f));
+    assert_eq!((endpoint.ats_enabled(), endpoint.pasid_bits()), (false, 0));
+    write16(&endpoint, ats + 6, 0x8000);
+    write16(&endpoint, pasid + 6, 1);
+    assert_eq!((endpoint.ats_enabled(), endpoint.pasid_bits()), (true, 20));
+    endpoint.reset();
+    assert_eq!((endpoint.ats_enabled(), endpoint.pasid_bits()), (false, 0));
+    // The capability and the link to it are still there.
+    assert_eq!(extended(&endpoint).len(), 2);
+}
+
+#[test]
+fn a_function_behind_a_port_has_no_ats_and_its_pasids_are_the_hosts() {
+    let endpoint = builder().pasid(20);
+    let endpoint = endpoint
+        .build("01:00.0".parse().unwrap(), Arc::new(Told::default()))
+        .unwrap();
+    let [(_, pasid)] = extended(&endpoint)[..] else {
+        panic!("{:x?}", extended(&endpoint));
+    };
+    endpoint.enable_pasids(8);
+    write16(&endpoint, pasid + 6, 0);
+    endpoint.reset();
+    assert_eq!((endpoint.ats_enabled(), endpoint.pasid_bits()), (false, 8));
+}
