@@ -59,6 +59,9 @@ pub struct Stop<E> {
     pub address: u64,
     /// The entry; 0 if it was not read.
     pub entry: u64,
+    /// What the path allows as far as it went, this entry included if it maps
+    /// memory.
+    pub permissions: Permissions,
     /// Why.
     pub reason: Reason<E>,
 }
@@ -69,6 +72,7 @@ struct Passed {
     address: u64,
     entry: u64,
     level: u8,
+    allowed: Permissions,
 }
 
 /// Translates `address` through the tables of `format` at `root` for one
@@ -130,6 +134,7 @@ fn walk_and_flag<F: Format, T: Tables>(
         level: format.top(),
         address: root,
         entry: 0,
+        permissions: Permissions::ALL,
         reason: Reason::Unsteady,
     })
 }
@@ -147,12 +152,12 @@ fn descend<F: Format, T: Tables>(
         address: root,
         entry: 0,
         level: format.top(),
+        allowed: Permissions::ALL,
     };
     if !format.input().accepts(address) {
         return Err(at.stop(Reason::Address));
     }
     let mut table = root;
-    let mut allowed = Permissions::ALL;
     loop {
         let index = format.shape(at.level).index(address);
         at.address = table.wrapping_add(index.wrapping_mul(8));
@@ -176,7 +181,7 @@ fn descend<F: Format, T: Tables>(
                     return Err(at.stop(Reason::Reserved));
                 }
                 pass(at, false);
-                allowed = allowed & permissions;
+                at.allowed = at.allowed & permissions;
                 table = next;
                 at.level = level;
             }
@@ -185,8 +190,8 @@ fn descend<F: Format, T: Tables>(
                 shift,
                 permissions,
             } => {
-                allowed = allowed & permissions;
-                if !allowed.allow(access, privilege) {
+                at.allowed = at.allowed & permissions;
+                if !at.allowed.allow(access, privilege) {
                     return Err(at.stop(Reason::Permission));
                 }
                 pass(at, true);
@@ -194,7 +199,7 @@ fn descend<F: Format, T: Tables>(
                 return Ok(Translation {
                     output: page & !mask | address & mask,
                     mask,
-                    permissions: allowed,
+                    permissions: at.allowed,
                     entry: at.entry,
                     level: at.level,
                 });
@@ -209,6 +214,7 @@ impl Passed {
             level: self.level,
             address: self.address,
             entry: self.entry,
+            permissions: self.allowed,
             reason,
         }
     }

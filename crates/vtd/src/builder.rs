@@ -96,6 +96,7 @@ impl Builder {
         Ok(Arc::new(Vtd {
             ram: self.ram,
             capabilities: self.capabilities,
+            limits: self.capabilities.into(),
             scope: self.scope,
             gate: self.gate,
             deliver: self.deliver,

@@ -1,7 +1,9 @@
 //! What a guest invalidates: gone from the caches, and told to who follows,
 //! before the guest is told that it is done.
 
-use iogate_dma::{Pasid, RequesterId, Span};
+use std::sync::{PoisonError, Weak};
+
+use iogate_dma::{Invalidated, Iova, Pasid, RequesterId, Scope, Span};
 
 use crate::Vtd;
 
@@ -34,7 +36,7 @@ pub(crate) enum Invalidation {
     /// larger pages. Paging-structure caches too unless `leaf_only`.
     IotlbPages {
         domain: u16,
-        span: Span<iogate_dma::Iova>,
+        span: Span<Iova>,
         leaf_only: bool,
     },
     /// First-stage and nested translations of a PASID. Section 6.5.2.4.
@@ -43,7 +45,7 @@ pub(crate) enum Invalidation {
     PasidIotlbPages {
         domain: u16,
         pasid: Pasid,
-        span: Span<iogate_dma::Iova>,
+        span: Span<Iova>,
         leaf_only: bool,
     },
 }
@@ -53,8 +55,78 @@ impl Vtd {
     /// invalidated, and observers have been told. Called without a lock, a
     /// guard, or the registers held.
     pub(crate) fn invalidate(&self, batch: &[Invalidation]) {
+        if batch.is_empty() {
+            return;
+        }
+        self.gate.grace().wait();
+        self.tell(batch);
+    }
+
+    /// Tells observers.
+    fn tell(&self, batch: &[Invalidation]) {
+        let mut observers = self
+            .observers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        observers.retain(|observer| observer.strong_count() > 0);
+        let all: Vec<_> = observers.iter().filter_map(Weak::upgrade).collect();
+        drop(observers);
+        if all.is_empty() {
+            return;
+        }
+        let mut told = Vec::with_capacity(batch.len());
         for invalidation in batch {
-            tracing::trace!(?invalidation, "invalidate");
+            invalidation.scopes(|invalidated| told.push(invalidated));
+        }
+        if told.iter().any(|one| one.scope == Scope::Everything) {
+            told = vec![everything()];
+        }
+        for observer in all {
+            observer.invalidated(&told);
+        }
+    }
+}
+
+fn everything() -> Invalidated {
+    of(Scope::Everything)
+}
+
+fn of(scope: Scope) -> Invalidated {
+    Invalidated {
+        scope,
+        span: Span::whole(),
+    }
+}
+
+impl Invalidation {
+    /// Whose mappings may have changed.
+    fn scopes(&self, mut tell: impl FnMut(Invalidated)) {
+        match *self {
+            // A PASID cache is invalidated without a word about functions.
+            Self::ContextGlobal
+            | Self::ContextDomain { .. }
+            | Self::PasidGlobal
+            | Self::PasidDomain { .. }
+            | Self::PasidSelective { .. }
+            | Self::IotlbGlobal => tell(everything()),
+            Self::ContextDevice { source, mask, .. } if mask & !7 == 0 => {
+                for function in 0..8 {
+                    if function & !mask == 0 {
+                        let function = RequesterId(source.0 & !mask | function);
+                        tell(of(Scope::Entry(function.into())));
+                    }
+                }
+            }
+            Self::ContextDevice { .. } => tell(everything()),
+            Self::IotlbDomain { domain } | Self::PasidIotlb { domain, .. } => {
+                tell(of(Scope::Domain(domain.into())));
+            }
+            Self::IotlbPages { domain, span, .. } | Self::PasidIotlbPages { domain, span, .. } => {
+                tell(Invalidated {
+                    scope: Scope::Domain(domain.into()),
+                    span,
+                });
+            }
         }
     }
 }

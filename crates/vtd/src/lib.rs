@@ -30,6 +30,7 @@ mod cache;
 mod capabilities;
 mod events;
 mod fault;
+mod follow;
 mod invalidate;
 mod live;
 mod registers;

@@ -3,6 +3,9 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+/// GSTS_REG.TES: requests are translated.
+pub(crate) const TRANSLATION: u32 = 1 << 31;
+
 /// The configuration in force. Each word is published by itself; an order
 /// that the specification wants comes from the guest's own command order.
 #[derive(Debug, Default)]
@@ -34,6 +37,11 @@ impl Live {
 
     pub(crate) fn status(&self) -> u32 {
         self.status.load(Ordering::Acquire)
+    }
+
+    /// Whether requests are translated.
+    pub(crate) fn translates(&self) -> bool {
+        self.status() & TRANSLATION != 0
     }
 
     pub(crate) fn set_status(&self, status: u32) {

@@ -12,6 +12,7 @@ use crate::events::Deliver;
 use crate::live::Live;
 use crate::registers::Registers;
 use crate::remap::Remapping;
+use crate::translate::Limits;
 
 /// A VT-d unit.
 ///
@@ -22,6 +23,7 @@ use crate::remap::Remapping;
 pub struct Vtd {
     pub(crate) ram: Arc<dyn Memory>,
     pub(crate) capabilities: Capabilities,
+    pub(crate) limits: Limits,
     pub(crate) scope: Option<BTreeSet<RequesterId>>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) deliver: Deliver,

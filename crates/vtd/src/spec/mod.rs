@@ -1,8 +1,11 @@
 //! Registers and structures in memory, as the specification lays them out: one
 //! family a file.
 
+pub mod context;
 pub mod fault;
 pub mod interrupt;
 pub mod irte;
 pub mod posted;
+pub mod pasid;
 pub mod registers;
+pub mod root;

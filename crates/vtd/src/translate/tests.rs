@@ -1,0 +1,6 @@
+//! Structures in a guest's memory, and what becomes of requests.
+
+mod entries;
+mod follow;
+mod stages;
+pub(crate) mod world;
