@@ -399,6 +399,7 @@ impl Capabilities {
             .with_pasid(self.scalable)
             .with_page_request_draining(self.page_requests)
             .with_scalable_mode(self.scalable)
+            .with_second_stage_accessed_dirty(self.scalable)
             .with_second_stage(self.scalable)
             .with_first_stage(self.scalable)
             .with_scalable_coherent(self.scalable)
@@ -432,7 +433,10 @@ mod tests {
         let ours = Capabilities::default()
             .scalable()
             .extended_capability_register();
-        assert_eq!(ours, 0x1_c998_a000_0f43 & !(1 << 29) | 1 << 34 | 1 << 49);
+        assert_eq!(
+            ours,
+            0x1_c998_a000_0f43 & !(1 << 29) | 1 << 34 | 1 << 45 | 1 << 49
+        );
         let cap = Capabilities::default().scalable().capability_register();
         assert_ne!(cap & 1 << 56, 0);
     }

@@ -7,7 +7,7 @@ use std::sync::{PoisonError, Weak};
 
 use iogate_dma::{
     Access, DomainKey, Fault, FaultReason, GuestDomains, Iova, Kind, Mapping, Memory, MemoryError,
-    Observer, Privilege, Scan, Source, Span,
+    Observer, Privilege, Request, Scan, Source, Span,
 };
 use iogate_paging::vtd::{FirstStage, SecondStage};
 use iogate_paging::{Behind, Format, Mapped, Scanned, Tables, scan};
@@ -94,13 +94,8 @@ impl GuestDomains for Vtd {
             _ if writes => Reason::NO_WRITE,
             _ => Reason::NO_READ,
         };
-        self.record(&Refused {
-            source: fault.source_id,
-            address: fault.span.first().0,
-            access: fault.access,
-            privilege: Privilege::User,
-            reason,
-        });
+        let request = Request::new(fault.source_id, fault.span, fault.access);
+        self.record(&Refused::request(&request, reason));
     }
 }
 

@@ -217,13 +217,7 @@ impl Vtd {
     #[cold]
     pub(crate) fn deny(&self, request: &Request, denied: Denied) -> Fault {
         if !(denied.quiet && denied.reason.is_qualified()) {
-            self.record(&Refused {
-                source: request.source,
-                address: request.span.first().0,
-                access: request.access,
-                privilege: request.privilege,
-                reason: denied.reason,
-            });
+            self.record(&Refused::request(request, denied.reason));
         }
         fault(request, blocked(request.source))
     }

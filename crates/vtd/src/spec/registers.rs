@@ -294,6 +294,13 @@ pub struct RootTableAddress {
     pub page: u64,
 }
 
+impl RootTableAddress {
+    /// The root table's address.
+    pub const fn address(self) -> u64 {
+        self.page() << 12
+    }
+}
+
 /// How much an invalidation by register is to cover, or covered. VT-d 4.1
 /// sections 11.4.6 and 11.4.8.1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

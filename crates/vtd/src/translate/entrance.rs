@@ -13,7 +13,8 @@ use crate::spec::fault::Reason;
 use crate::spec::pasid::{
     DIRECTORY_ENTRY, DirectoryEntry, PASID_ENTRY, PasidHigh, PasidLow, PasidMiddle, Stages,
 };
-use crate::spec::root::{ROOT_ENTRY, RootHalf, RootTable, TableMode};
+use crate::spec::registers::{RootTableAddress, TableMode};
+use crate::spec::root::{ROOT_ENTRY, RootHalf};
 
 /// Why a request does not come as far as page tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,7 +34,7 @@ impl Vtd {
     /// Reads the structures for `source` as they are now. Translation is on.
     /// `kind` is what the request is, of which some are blocked early.
     pub(crate) fn enter(&self, source: Source, kind: RequestKind) -> Result<Domain, Denied> {
-        let root = RootTable::from_bits(self.live.root());
+        let root = RootTableAddress::from_bits(self.live.root());
         match root.mode() {
             TableMode::Legacy if source.pasid.is_some() => {
                 Err(Denied::of(Reason::PASID_IN_LEGACY, false))
@@ -46,7 +47,7 @@ impl Vtd {
 
     fn enter_legacy(
         &self,
-        root: RootTable,
+        root: RootTableAddress,
         source: Source,
         kind: RequestKind,
     ) -> Result<Domain, Denied> {
@@ -109,7 +110,7 @@ impl Vtd {
 
     fn enter_scalable(
         &self,
-        root: RootTable,
+        root: RootTableAddress,
         source: Source,
         kind: RequestKind,
     ) -> Result<Domain, Denied> {

@@ -3,6 +3,7 @@
 use iogate_paging::vtd::{FirstStage, LargePages, Levels, SecondStage, SupervisorWrites};
 
 use crate::Capabilities;
+use crate::spec::registers::ExtendedCapability;
 
 /// What a unit's structures may say, by its capability registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,12 +16,11 @@ pub(crate) struct Limits {
     pub(crate) output_bits: u32,
     /// Second-stage tables of 3, 4 and 5 levels (CAP.SAGAW).
     pub(crate) second_levels: [bool; 3],
-    /// Sizes of second-stage pages (CAP.SSLPS).
+    /// Sizes of pages (CAP.SSLPS, CAP.FS1GP); the first stage always has those
+    /// of 2 MiB.
     pub(crate) second_large: LargePages,
     /// First-stage tables of 5 levels (CAP.FS5LP).
     pub(crate) first_five: bool,
-    /// First-stage pages of 1 GiB (CAP.FS1GP).
-    pub(crate) first_one_gib: bool,
     /// First stage (ECAP.FSTS), second stage (ECAP.SSTS), nesting (ECAP.NEST),
     /// pass-through (ECAP.PT).
     pub(crate) first: bool,
@@ -44,26 +44,31 @@ pub(crate) struct Limits {
 impl From<Capabilities> for Limits {
     fn from(capabilities: Capabilities) -> Self {
         let scalable = capabilities.is_scalable();
+        let extended = capabilities.extended_capability_register();
+        let extended = ExtendedCapability::from_bits(extended);
+        let width = u32::from(capabilities.width());
         Self {
             scalable,
-            input_bits: 48,
-            output_bits: 48,
-            second_levels: [true, true, false],
-            second_large: LargePages::ALL,
-            first_five: false,
-            first_one_gib: true,
-            first: scalable,
-            second: true,
-            nested: scalable,
-            pass_through: true,
-            device_tlb: true,
-            pasid: scalable,
-            page_requests: scalable,
-            snoop_control: true,
-            supervisor: scalable,
-            execute: false,
-            extended_accessed: scalable,
-            second_flags: scalable,
+            input_bits: width,
+            output_bits: width.clamp(48, 52),
+            second_levels: [true, width >= 48, width >= 57],
+            second_large: LargePages {
+                two_mib: capabilities.has_2m_pages(),
+                one_gib: capabilities.has_1g_pages(),
+            },
+            first_five: capabilities.has_first_stage_5_level(),
+            first: extended.first_stage(),
+            second: extended.second_stage(),
+            nested: capabilities.has_nested(),
+            pass_through: capabilities.has_pass_through(),
+            device_tlb: capabilities.has_device_tlb(),
+            pasid: extended.pasid(),
+            page_requests: capabilities.has_page_requests(),
+            snoop_control: capabilities.has_snoop_control(),
+            supervisor: extended.supervisor_requests(),
+            execute: extended.execute_requests(),
+            extended_accessed: extended.extended_accessed(),
+            second_flags: extended.second_stage_accessed_dirty(),
         }
     }
 }
@@ -113,7 +118,7 @@ impl Limits {
             output_bits: self.output_bits,
             large: LargePages {
                 two_mib: true,
-                one_gib: self.first_one_gib,
+                one_gib: self.second_large.one_gib,
             },
             no_execute: false,
             supervisor_writes: SupervisorWrites::Allowed,

@@ -105,7 +105,7 @@ pub(crate) fn pasid(number: u32) -> Source {
 impl World {
     /// Legacy mode, with a root entry and an empty context table.
     pub(crate) fn legacy() -> Self {
-        let world = Self::new(Capabilities::default(), ROOT);
+        let world = Self::new(Capabilities::default().device_tlb(), ROOT);
         world.ram.set(ROOT, &[CONTEXT | 1, 0]);
         world
     }
@@ -113,7 +113,14 @@ impl World {
     /// Scalable mode, with a context entry that takes everything and an empty
     /// PASID table. RID_PASID is 0.
     pub(crate) fn scalable() -> Self {
-        let world = Self::new(Capabilities::default().scalable(), ROOT | 1 << 10);
+        let world = Self::new(
+            Capabilities::default()
+                .scalable()
+                .nested()
+                .device_tlb()
+                .page_requests(),
+            ROOT | 1 << 10,
+        );
         world.ram.set(ROOT, &[CONTEXT | 1, (CONTEXT + 0x1000) | 1]);
         world.ram.set(CONTEXT + 0x10 * 32, &[DIRECTORY | 0x1d, 0]);
         world.ram.set(DIRECTORY, &[PASIDS | 1]);
