@@ -59,11 +59,11 @@ impl Vtd {
             return;
         }
         self.gate.grace().wait();
-        self.tell(batch);
+        self.tell_observers(batch);
     }
 
     /// Tells observers.
-    fn tell(&self, batch: &[Invalidation]) {
+    fn tell_observers(&self, batch: &[Invalidation]) {
         let mut observers = self
             .observers
             .lock()

@@ -5,7 +5,7 @@ pub mod context;
 pub mod fault;
 pub mod interrupt;
 pub mod irte;
-pub mod posted;
 pub mod pasid;
+pub mod posted;
 pub mod registers;
 pub mod root;
