@@ -38,6 +38,7 @@ pub(crate) struct Bench {
     iogate: Once<PathBuf>,
     c_clients: [Once<PathBuf>; 2],
     rust_client: Once<PathBuf>,
+    vtd_client: Once<PathBuf>,
     kit: Once<Kit>,
     newest: Once<Kit>,
     sets: RefCell<HashMap<&'static str, Result<Tree, Stop>>>,
@@ -55,6 +56,7 @@ impl Bench {
             iogate: OnceCell::new(),
             c_clients: Default::default(),
             rust_client: OnceCell::new(),
+            vtd_client: OnceCell::new(),
             kit: OnceCell::new(),
             newest: OnceCell::new(),
             sets: RefCell::default(),
@@ -91,6 +93,14 @@ impl Bench {
     pub(crate) fn rust_client(&self) -> Result<PathBuf, Stop> {
         self.once(&self.rust_client, "build client vfio-ioctls", |log| {
             let name = "iogate-client-vfio-ioctls";
+            self.build(name, name, log)
+        })
+    }
+
+    /// The program that compares VT-d units with QEMU's.
+    pub(crate) fn vtd_client(&self) -> Result<PathBuf, Stop> {
+        self.once(&self.vtd_client, "build client vtd-qtest", |log| {
+            let name = "iogate-client-vtd-qtest";
             self.build(name, name, log)
         })
     }

@@ -10,6 +10,7 @@ mod guests;
 mod migration;
 mod unit;
 mod user;
+mod vtd;
 
 use std::fmt;
 use std::path::Path;
@@ -88,6 +89,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(gdb::cases());
     cases.extend(guests::cases());
     cases.extend(migration::cases());
+    cases.extend(vtd::cases());
     cases
 }
 

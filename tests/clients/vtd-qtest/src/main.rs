@@ -1,0 +1,206 @@
+//! Compares QEMU's intel-iommu with the naive model and with iogate-vtd: random structures, valid and invalid, requests
+//! of devices, faults, invalidations. QEMU runs already; `cargo xtask test vtd/differential` starts it.
+
+mod differences;
+mod machine;
+#[path = "../../../../crates/vtd/tests/naive/mod.rs"]
+mod naive;
+#[path = "../../../../xtask/src/qtest.rs"]
+#[allow(dead_code, reason = "a part of it is used here")]
+mod qtest;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+
+use machine::{Machine, READER, Seen, WRITERS};
+use naive::generate::{DATA, DATA_END, HOLE, Malice, TABLES, World};
+use naive::{Access, Answer, Choices, Question, Unit, choices, translate};
+
+const USAGE: &str =
+    "usage: iogate-client-vtd-qtest SOCKET legacy|scalable HOST-BITS SEED QUESTIONS";
+/// Questions about one world.
+const QUESTIONS: u64 = 48;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [socket, mode, bits, seed, questions] = words.as_slice() else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let numbers = (bits.parse(), seed.parse(), questions.parse());
+    let (Ok(bits), Ok(seed), Ok(questions)) = numbers else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    match compare(Path::new(socket), mode == "scalable", bits, seed, questions) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    asked: u64,
+    translated: u64,
+    reasons: BTreeMap<u8, u64>,
+    silent: u64,
+    known: BTreeMap<&'static str, u64>,
+    unknown: u64,
+    classes: BTreeMap<(u64, u64), u64>,
+}
+
+fn compare(
+    socket: &Path,
+    scalable: bool,
+    bits: u32,
+    seed: u64,
+    questions: u64,
+) -> std::io::Result<bool> {
+    let mut machine = Machine::connect(socket)?;
+    let (cap, ecap) = machine.capabilities;
+    println!("CAP {cap:#x} ECAP {ecap:#x}, seed {seed}");
+    let unit = Unit::new(cap, ecap, bits);
+    let mut counts = Counts::default();
+    let mut used = DATA;
+    let mut round = seed;
+    while counts.asked < questions && counts.classes.len() < 20 {
+        let bytes = choices::bytes_of_seed(round, 6000);
+        let mut choices = Choices::new(&bytes);
+        let malice = if choices.below(4) == 0 {
+            Malice::NONE
+        } else {
+            Malice::SOME
+        };
+        let sources = [READER, WRITERS[0], WRITERS[1], WRITERS[2]];
+        let mut world = World::build(&mut choices, &unit, &sources, scalable, malice);
+        world.unit.root = world.root;
+        world.unit.translates = true;
+        machine.clear(TABLES, used - TABLES)?;
+        used = TABLES;
+        for (&address, &word) in &world.memory.words {
+            machine.set_word(address, word)?;
+            used = used.max((address + 0x1000) & !0xfff);
+        }
+        machine.begin(world.root, scalable)?;
+        for _ in 0..QUESTIONS {
+            ask(&mut machine, &mut world, &mut choices, round, &mut counts)?;
+        }
+        round += 1;
+    }
+    println!(
+        "{} questions, {} translated, {} refused and not recorded, {} unknown differences; refused by reason: {:x?}; known: {:?}",
+        counts.asked,
+        counts.translated,
+        counts.silent,
+        counts.unknown,
+        counts.reasons,
+        counts.known
+    );
+    Ok(counts.unknown == 0)
+}
+
+/// A question that the devices can ask, or none.
+fn question(world: &World, choices: &mut Choices<'_>) -> Option<Question> {
+    let mut question = world.question(choices);
+    question.access = if question.source == READER {
+        question.address = question.address & !0x7f | 4;
+        Access::Read
+    } else {
+        Access::Write
+    };
+    // An interrupt message in QEMU, whoever sends it.
+    (question.address >> 20 != 0xfee && question.pasid.is_none()).then_some(question)
+}
+
+fn ask(
+    machine: &mut Machine,
+    world: &mut World,
+    choices: &mut Choices<'_>,
+    round: u64,
+    counts: &mut Counts,
+) -> std::io::Result<()> {
+    let Some(question) = question(world, choices) else {
+        return Ok(());
+    };
+    world.memory.missed.take();
+    let (expected, touched) = translate(&world.unit, &world.memory, &question);
+    // QEMU has other memory below, and registers above, where the model has nothing.
+    let known = |&address: &u64| (HOLE..HOLE + 0x1000_0000).contains(&address);
+    if !world.memory.missed.take().iter().all(known) {
+        return Ok(());
+    }
+    let at = match expected {
+        Answer::Memory { address, .. } => {
+            // Structures stay what they are.
+            if (TABLES..DATA).contains(&address) {
+                return Ok(());
+            }
+            (DATA..DATA_END).contains(&address).then_some(address)
+        }
+        _ => None,
+    };
+    counts.asked += 1;
+    match &expected {
+        Answer::Fault { found, told: true } => {
+            *counts.reasons.entry(found.reason).or_default() += 1;
+        }
+        Answer::Fault { .. } => counts.silent += 1,
+        _ => counts.translated += 1,
+    }
+    let seen = machine.ask(&question, at)?;
+    for (entry, bits) in touched {
+        let word = world.memory.word(entry).unwrap_or(0);
+        world.memory.set(entry, word | bits);
+    }
+    if let Some(at) = at.filter(|_| seen.arrived) {
+        // What the device wrote, or what was put there for it to read.
+        let word = machine.word(at & !7)?;
+        world.memory.set(at & !7, word);
+    }
+    if agrees(&question, &expected, &seen, at.is_some()) {
+        return Ok(());
+    }
+    match differences::known(world, &question, &expected, &seen) {
+        Some(name) => *counts.known.entry(name).or_default() += 1,
+        None => {
+            counts.unknown += 1;
+            let told = |answer: &Answer| match answer {
+                Answer::Fault { found, .. } => u64::from(found.reason),
+                _ => 0x100,
+            };
+            let record = seen.record.map_or(0x100, |record| u64::from(record.reason));
+            let class = (told(&expected), record);
+            let times = counts.classes.entry(class).or_default();
+            *times += 1;
+            if *times > 2 {
+                return Ok(());
+            }
+            println!("round {round}: {question:x?}\n  model {expected:x?}\n  QEMU  {seen:x?}");
+            for line in differences::lines(world, &question) {
+                println!("    {line}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether QEMU does what the model says.
+fn agrees(question: &Question, expected: &Answer, seen: &Seen, there: bool) -> bool {
+    match expected {
+        Answer::Memory { .. } | Answer::Message => seen.arrived == there && seen.record.is_none(),
+        Answer::Fault { told: false, .. } => !seen.arrived && seen.record.is_none(),
+        Answer::Fault { found, .. } => seen.record.is_some_and(|record| {
+            (record.reason == found.reason || found.or.contains(&record.reason))
+                && record.source == question.source
+                && record.address == question.address & !0xfff
+                && record.read == (question.access == Access::Read)
+                && record.pasid == question.pasid
+                && !seen.arrived
+        }),
+    }
+}
