@@ -61,7 +61,7 @@ pub(crate) fn known(
         (0x59, Some(0x5b)) => Some("absent-pasid-entry-checked"),
         (0x52 | 0x5a, _) => Some("pasid-reserved-ignored"),
         (0x72, _) if forbids && !facts.no_execute => Some("execute-disable-ignored"),
-        (_, Some(0x80) | None) if !seen.arrived && facts.kind == 1 && facts.width == 1 && sign => {
+        (_, Some(0x80) | None) if !seen.arrived && facts.kind == 1 && !canonical => {
             Some("first-stage-by-second-width")
         }
         (_, Some(0x03 | 0x07 | 0x70 | 0x73 | 0x78 | 0x7b)) if all_ones => Some("all-ones"),
