@@ -103,7 +103,8 @@ impl Builder {
             wake: self.wake,
             live: crate::live::Live::default(),
             caches: crate::cache::Caches::default(),
-            registers: Mutex::default(),
+            registers: Mutex::new(crate::registers::Registers::new(self.capabilities)),
+            turn: Mutex::default(),
             remapping,
             observers: Mutex::default(),
         }))

@@ -25,6 +25,7 @@
 #![allow(dead_code)]
 
 pub mod acpi;
+mod ats;
 mod builder;
 mod cache;
 mod capabilities;
@@ -33,9 +34,12 @@ mod fault;
 mod follow;
 mod invalidate;
 mod live;
+mod queue;
 mod registers;
 mod remap;
 pub mod spec;
+#[cfg(test)]
+mod tests;
 mod translate;
 mod unit;
 

@@ -31,6 +31,8 @@ pub struct Vtd {
     pub(crate) live: Live,
     pub(crate) caches: Caches,
     pub(crate) registers: Mutex<Registers>,
+    /// Held by who does what registers ask for. Locked before `registers`.
+    pub(crate) turn: Mutex<()>,
     pub(crate) remapping: Remapping,
     pub(crate) observers: Mutex<Vec<Weak<dyn Observer>>>,
 }

@@ -2,6 +2,7 @@
 //! family a file.
 
 pub mod context;
+pub mod descriptor;
 pub mod fault;
 pub mod interrupt;
 pub mod irte;
