@@ -27,6 +27,7 @@ impl Live {
         self.root.store(root, Ordering::Release);
     }
 
+    #[inline]
     pub(crate) fn interrupt_table(&self) -> u64 {
         self.interrupt_table.load(Ordering::Acquire)
     }
@@ -35,6 +36,7 @@ impl Live {
         self.interrupt_table.store(table, Ordering::Release);
     }
 
+    #[inline]
     pub(crate) fn status(&self) -> u32 {
         self.status.load(Ordering::Acquire)
     }

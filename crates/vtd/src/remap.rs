@@ -152,14 +152,14 @@ impl Vtd {
             return Err(Blocked::at(index, Cause::RequestReserved));
         }
         // Section 11.4.10: the table has 2 to the power of Size + 1 entries.
-        let index = match u16::try_from(index) {
-            Ok(within) if index >> 1 >> table.size() == 0 => within,
-            _ => return Err(Blocked::at(index, Cause::Index)),
-        };
+        if index >> 1 >> table.size() != 0 {
+            return Err(Blocked::at(index, Cause::Index));
+        }
+        // Below the largest table's 65,536.
+        #[allow(clippy::cast_possible_truncation)]
+        let index = index as u16;
         match self.remapping.entries.get(index) {
-            Some(entry) if entry.source().admits(source) => {
-                Ok(Remapped::Message(entry.interrupt().message()))
-            }
+            Some(entry) if entry.source().admits(source) => Ok(Remapped::Message(entry.message())),
             Some(entry) => Err(Blocked::by(index, Cause::Source, entry.is_silent())),
             None => self.look_up(source, index),
         }

@@ -27,6 +27,7 @@ impl Behind {
         Self::Some(bits)
     }
 
+    #[inline]
     pub(super) fn contains(&self, source: RequesterId) -> bool {
         match self {
             Self::All => true,

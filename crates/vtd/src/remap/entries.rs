@@ -9,6 +9,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use iogate_dma::Message;
+
 use crate::spec::interrupt::Interrupt;
 use crate::spec::irte::SourceCheck;
 
@@ -24,7 +26,19 @@ pub(super) struct Entries {
     clearings: AtomicU64,
 }
 
-/// A word that holds an entry: bit 0 set, then what the accessors read.
+/// A word that holds an entry. Its bits stand where the message wants them:
+///
+/// | bits | what | in the message |
+/// |---|---|---|
+/// | 0 | set: the word holds an entry | |
+/// | 1 | Fault Processing Disable | |
+/// | 2, 3 | logical destination, redirection hint | address 2, 3 |
+/// | 11:4 | destination 27:20 | address 59:52 |
+/// | 19:12 | destination 7:0 | address 19:12 |
+/// | 39:20 | who may use it: SID, SQ, SVT | |
+/// | 50:40 | vector, delivery mode | data 10:0 |
+/// | 51 | level-triggered | data 15 |
+/// | 63:52 | destination 19:8 | address 51:40 |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Entry(u64);
 
@@ -32,45 +46,47 @@ impl Entry {
     /// Bits that are left for the destination. An x2APIC id beyond them is not
     /// cached.
     const DESTINATION_BITS: u32 = 28;
+    /// Bits of SID, SQ and SVT.
+    const SOURCE: u64 = 0xf_ffff;
 
     /// The entry as a word; `None` if it does not fit.
     pub(super) fn new(interrupt: Interrupt, source: SourceCheck, silent: bool) -> Option<Self> {
         if interrupt.destination >> Self::DESTINATION_BITS != 0 {
             return None;
         }
+        let Message { address, data } = interrupt.message();
+        let data = u64::from(data);
         Some(Self(
             1 | u64::from(silent) << 1
-                | u64::from(interrupt.logical) << 2
-                | u64::from(interrupt.redirection_hint) << 3
-                | u64::from(interrupt.level) << 4
-                | u64::from(interrupt.delivery_mode & 7) << 5
-                | u64::from(interrupt.vector) << 8
-                | (source.into_bits() & 0xf_ffff) << 16
-                | u64::from(interrupt.destination) << 36,
+                | address & 0xf_f00c
+                | address >> 48 & 0xff0
+                | (address >> 40 & 0xfff) << 52
+                | (source.into_bits() & Self::SOURCE) << 20
+                | (data & 0x7ff) << 40
+                | (data >> 15 & 1) << 51,
         ))
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn source(self) -> SourceCheck {
-        SourceCheck::from_bits(self.0 >> 16 & 0xf_ffff)
+        SourceCheck::from_bits(self.0 >> 20 & Self::SOURCE)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn is_silent(self) -> bool {
         self.0 >> 1 & 1 != 0
     }
 
-    // Each field is cut out of as many bits as it has.
+    // The data is cut out of 16 bits.
     #[allow(clippy::cast_possible_truncation)]
-    #[inline]
-    pub(super) fn interrupt(self) -> Interrupt {
-        Interrupt {
-            logical: self.0 >> 2 & 1 != 0,
-            redirection_hint: self.0 >> 3 & 1 != 0,
-            level: self.0 >> 4 & 1 != 0,
-            delivery_mode: (self.0 >> 5 & 7) as u8,
-            vector: (self.0 >> 8 & 0xff) as u8,
-            destination: (self.0 >> 36) as u32,
+    #[inline(always)]
+    pub(super) fn message(self) -> Message {
+        let address =
+            0xfee0_0000 | self.0 & 0xf_f00c | (self.0 & 0xff0) << 48 | (self.0 >> 12 & 0xfff << 40);
+        let data = 1 << 14 | self.0 >> 40 & 0x7ff | self.0 >> 36 & 1 << 15;
+        Message {
+            address,
+            data: data as u32,
         }
     }
 }
@@ -155,20 +171,23 @@ impl Entries {
 mod tests {
     use super::*;
 
-    fn entry(vector: u8) -> Entry {
-        let interrupt = Interrupt {
+    fn interrupt(vector: u8) -> Interrupt {
+        Interrupt {
             logical: true,
             redirection_hint: false,
             level: true,
             delivery_mode: 5,
             vector,
             destination: 0xfff_ffff,
-        };
+        }
+    }
+
+    fn entry(vector: u8) -> Entry {
         let source = SourceCheck::new()
             .with_id(0xabcd)
             .with_kind(1)
             .with_qualifier(3);
-        Entry::new(interrupt, source, true).unwrap()
+        Entry::new(interrupt(vector), source, true).unwrap()
     }
 
     #[test]
@@ -176,15 +195,30 @@ mod tests {
         let entry = entry(0xfe);
         assert!(entry.is_silent());
         assert_eq!(entry.source().into_bits(), 0x7_abcd);
-        let interrupt = entry.interrupt();
-        assert!(interrupt.logical && interrupt.level && !interrupt.redirection_hint);
-        assert_eq!((interrupt.delivery_mode, interrupt.vector), (5, 0xfe));
-        assert_eq!(interrupt.destination, 0xfff_ffff);
+        assert_eq!(entry.message(), interrupt(0xfe).message());
+        let none = SourceCheck::new();
+        for bit in 0..42 {
+            let one = Interrupt {
+                logical: bit == 28,
+                redirection_hint: bit == 29,
+                level: bit == 30,
+                delivery_mode: if (31..34).contains(&bit) {
+                    1 << (bit - 31)
+                } else {
+                    0
+                },
+                vector: if bit >= 34 { 1 << (bit - 34) } else { 0 },
+                destination: if bit < 28 { 1 << bit } else { 0 },
+            };
+            let word = Entry::new(one, none, false).unwrap();
+            assert_eq!(word.message(), one.message(), "bit {bit}");
+            assert!(!word.is_silent() && word.source() == none);
+        }
         let far = Interrupt {
             destination: 0x1000_0000,
-            ..interrupt
+            ..interrupt(1)
         };
-        assert_eq!(Entry::new(far, entry.source(), false), None);
+        assert_eq!(Entry::new(far, none, false), None);
     }
 
     #[test]

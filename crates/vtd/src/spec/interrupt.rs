@@ -43,6 +43,7 @@ pub enum Format {
 
 impl Format {
     /// Decodes a message. Bits 1:0 of the address do not count.
+    #[inline(always)]
     pub const fn of(message: Message) -> Self {
         if message.address >> 20 != 0xfee {
             return Self::NoInterrupt;
@@ -90,6 +91,7 @@ impl Interrupt {
     /// destination stand in bits 63:40 of the address, as KVM's x2APIC format
     /// has them (Linux `Documentation/virt/kvm/api.rst`,
     /// `KVM_CAP_X2APIC_API`); they are clear for every xAPIC id.
+    #[inline(always)]
     pub const fn message(self) -> Message {
         let destination = self.destination as u64;
         let address = 0xfee0_0000

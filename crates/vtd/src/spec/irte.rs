@@ -126,26 +126,26 @@ impl SourceCheck {
     pub const RESERVED: u64 = 0xffff_ffff_fff0_0000;
     /// Bits that must be clear in the posted format.
     pub const RESERVED_POSTED: u64 = 0xfff0_0000;
+    /// Bits of the function number that each qualifier leaves out.
+    const IGNORED: u16 = 0b111_110_100_000;
 
     /// Whether `source` may use the entry. The type of verification that
     /// section 9.9 reserves lets nobody in.
+    #[inline(always)]
     pub const fn admits(self, source: RequesterId) -> bool {
+        if self.kind() != 1 {
+            return self.admits_bus(source);
+        }
+        let ignored = Self::IGNORED >> (self.qualifier() * 3) & 0b111;
+        (source.0 ^ self.id()) & !ignored == 0
+    }
+
+    const fn admits_bus(self, source: RequesterId) -> bool {
+        let [first, last] = self.id().to_be_bytes();
+        let [bus, _] = source.0.to_be_bytes();
         match self.kind() {
             0 => true,
-            1 => {
-                let ignored = match self.qualifier() {
-                    0 => 0b000,
-                    1 => 0b100,
-                    2 => 0b110,
-                    _ => 0b111,
-                };
-                (source.0 ^ self.id()) & !ignored == 0
-            }
-            2 => {
-                let [first, last] = self.id().to_be_bytes();
-                let [bus, _] = source.0.to_be_bytes();
-                first <= bus && bus <= last
-            }
+            2 => first <= bus && bus <= last,
             _ => false,
         }
     }
