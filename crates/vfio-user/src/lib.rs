@@ -24,6 +24,7 @@
 //! | `peer` | [`Peer`], the client as the device sees it |
 //! | `client` | [`Client`], a connection to a server |
 //! | `requests` | what it asks of a device |
+//! | `remote` | [`RemoteListener`], a device that follows an address space |
 #![forbid(unsafe_code)]
 #![warn(
     clippy::arithmetic_side_effects,
@@ -53,6 +54,7 @@ mod error;
 mod mapped;
 mod outbox;
 mod peer;
+mod remote;
 mod requests;
 mod serve;
 mod server;
@@ -67,6 +69,7 @@ pub use device::{
 };
 pub use error::{Ended, Error, Violation};
 pub use peer::Peer;
+pub use remote::{Backing, Held, RemoteListener};
 pub use requests::{IrqTarget, RemoteRegion, RemoteRegionIo};
 pub use rustix::io::Errno;
 pub use server::{Connection, Server, ServerOptions, Stop};

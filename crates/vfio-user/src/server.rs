@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -112,6 +113,12 @@ pub(crate) fn connected(path: &Path) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
+/// Whether at `path` is a socket that nobody listens at.
+fn is_deserted(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|entry| entry.file_type().is_socket())
+        && matches!(connected(path), Err(Errno::CONNREFUSED))
+}
+
 impl Server {
     /// Listens at `path`. A socket that nobody listens at any more is
     /// replaced; anything else there is an error. The path is removed when the
@@ -121,7 +128,7 @@ impl Server {
         let address = SocketAddrUnix::new(path)?;
         let socket = unix_socket()?;
         match bind(&socket, &address) {
-            Err(Errno::ADDRINUSE) if matches!(connected(path), Err(Errno::CONNREFUSED)) => {
+            Err(Errno::ADDRINUSE) if is_deserted(path) => {
                 std::fs::remove_file(path)?;
                 bind(&socket, &address)?;
             }

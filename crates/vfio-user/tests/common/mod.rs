@@ -1,8 +1,9 @@
 //! A raw client, and a device that notes what it is told.
 #![allow(dead_code)]
 
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -13,6 +14,7 @@ use iogate_vfio_user::{
     Connection, Device, DeviceInfo, DmaMap, Ended, Errno, FeatureCall, FeatureOperation, Irq,
     IrqAction, IrqData, Peer, Region, ServerOptions, SetIrqs,
 };
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// What a device was told, in its own words.
@@ -29,6 +31,9 @@ pub(crate) enum Told {
     MigrationWrite(Vec<u8>),
 }
 
+/// What a write does beside being noted.
+pub(crate) type Act = Box<dyn FnMut(&Peer) + Send>;
+
 /// Region 0: 64 KiB of memory; region 1: read-only; region 2: does not exist.
 /// Interrupt type 0: 4 of them; type 1: none.
 #[derive(Default)]
@@ -37,6 +42,10 @@ pub(crate) struct Noting {
     pub(crate) memory: Mutex<Vec<u8>>,
     pub(crate) peer: Mutex<Option<Arc<Peer>>>,
     pub(crate) files: Mutex<Vec<OwnedFd>>,
+    /// A worker that has to leave the memory before it is unmapped.
+    pub(crate) before_unmap: Mutex<Option<JoinHandle<()>>>,
+    /// Done by a write to region 0.
+    pub(crate) on_write: Mutex<Option<Act>>,
 }
 
 impl Noting {
@@ -100,6 +109,9 @@ impl Device for Noting {
     }
 
     fn region_write(&self, region: u32, offset: u64, from: &[u8]) -> Result<(), Errno> {
+        if let Some(act) = &mut *self.on_write.lock().unwrap() {
+            act(self.peer.lock().unwrap().as_ref().unwrap());
+        }
         self.tell(Told::Write(region, offset, from.to_vec()));
         let mut memory = self.memory.lock().unwrap();
         memory[offset as usize..][..from.len()].copy_from_slice(from);
@@ -143,6 +155,10 @@ impl Device for Noting {
     }
 
     fn dma_unmap(&self, _: &Peer, span: Span<Iova>) {
+        let waited = self.before_unmap.lock().unwrap().take();
+        if let Some(worker) = waited {
+            worker.join().unwrap();
+        }
         self.tell(Told::Unmap(span.first().0, span.length().unwrap()));
     }
 
@@ -224,7 +240,50 @@ pub(crate) fn receive(stream: &mut UnixStream) -> (Header, Vec<u8>) {
     (header, body)
 }
 
+/// Sends `bytes` with descriptors at their first byte.
+pub(crate) fn send_files(stream: &UnixStream, bytes: &[u8], files: &[BorrowedFd<'_>]) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(files)));
+    let parts = [IoSlice::new(bytes)];
+    let sent = sendmsg(stream, &parts, &mut ancillary, SendFlags::empty()).unwrap();
+    assert_eq!(sent, bytes.len());
+}
+
+/// The writing ends of a pipe, and the end that says when all are closed.
+pub(crate) struct Leak(std::io::PipeReader, std::io::PipeWriter);
+
+impl Leak {
+    pub(crate) fn new() -> Self {
+        let (reader, writer) = std::io::pipe().unwrap();
+        Self(reader, writer)
+    }
+
+    pub(crate) fn file(&self) -> BorrowedFd<'_> {
+        self.1.as_fd()
+    }
+
+    /// Returns when nobody else has the writing end any more.
+    pub(crate) fn wait_until_closed(self) {
+        let Self(mut reader, writer) = self;
+        drop(writer);
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+    }
+}
+
 impl Served {
+    /// As `call`, with descriptors.
+    pub(crate) fn call_with(
+        &mut self,
+        command: Command,
+        body: &[u8],
+        files: &[BorrowedFd<'_>],
+    ) -> Result<Vec<u8>, i32> {
+        let bytes = message(77, command.number(), 0, body);
+        send_files(&self.stream, &bytes, files);
+        self.reply(command)
+    }
+
     pub(crate) fn send(&mut self, id: u16, command: Command, flags: u32, body: &[u8]) {
         let bytes = message(id, command.number(), flags, body);
         self.stream.write_all(&bytes).unwrap();
@@ -233,6 +292,10 @@ impl Served {
     /// The payload of the reply, or its errno.
     pub(crate) fn call(&mut self, command: Command, body: &[u8]) -> Result<Vec<u8>, i32> {
         self.send(77, command, 0, body);
+        self.reply(command)
+    }
+
+    fn reply(&mut self, command: Command) -> Result<Vec<u8>, i32> {
         let (header, body) = receive(&mut self.stream);
         assert_eq!((header.id, header.command), (77, command.number()));
         assert_eq!(header.flags & flags::TYPE, flags::REPLY);
@@ -241,6 +304,15 @@ impl Served {
             return Err(header.error as i32);
         }
         Ok(body)
+    }
+
+    pub(crate) fn peer(&self) -> Arc<Peer> {
+        loop {
+            if let Some(peer) = &*self.device.peer.lock().unwrap() {
+                return Arc::clone(peer);
+            }
+            std::thread::yield_now();
+        }
     }
 
     pub(crate) fn version(&mut self) {
