@@ -1,21 +1,26 @@
-//! `cargo bench -p iogate-shadow`: first sync, and invalidations that change
-//! nothing, of 65,536 pages, against the scan alone that they cannot do
-//! without.
+//! `cargo bench -p iogate-shadow`: first sync, and invalidations by the queue
+//! of a VT-d unit, of 65,536 pages, against the scan alone that they cannot do
+//! without. QEMU 10's intel-iommu for the same on the same machine: a first
+//! sync to a remote device 65,536 messages and 3.3 s, a global invalidation
+//! that changes nothing 4.2 ms.
 
-#[path = "../tests/support/mod.rs"]
-mod support;
+#[path = "../tests/support/guest.rs"]
+mod vtd;
 
 use std::hint::black_box;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use iogate_dma::{Change, GuestDomains, Listener, Partial, Scope, Span};
+use criterion::{Criterion, criterion_group, criterion_main};
+use iogate_dma::{Change, GuestDomains, Listener, Partial, RequesterId, Span};
 use iogate_shadow::{Section, Shadow};
-use support::{Unit, source, span};
+use iogate_vtd::Capabilities;
+use vtd::{Guest, Tables, everything, of_pages};
 
 const PAGES: u64 = 65_536;
+const BASE: u64 = 0x1_0000_0000;
+const FUNCTION: RequesterId = RequesterId(3 << 3);
 
 /// Counts what it is told.
 #[derive(Default)]
@@ -29,73 +34,72 @@ impl Listener for Counter {
     }
 }
 
-/// A unit whose source 1 maps `PAGES` pages; `scattered` ones share no
-/// neighbour.
-fn unit(scattered: bool) -> Arc<Unit> {
-    let unit = Unit::new(160);
-    unit.memory.set(0, 0x1000 | 3);
+/// A guest with `PAGES` pages mapped; `scattered` ones share no neighbour.
+fn guest(scattered: bool) -> (Guest, Tables) {
+    let guest = Guest::new(Capabilities::default());
+    let tables = guest.domain(5);
     for page in 0..PAGES {
-        let table = 0x2000 + (page >> 9 << 12);
-        unit.memory.set(0x1000 + (page >> 9) * 8, table | 3);
         let output = if scattered { page << 13 } else { page << 12 };
-        unit.memory.set(table + (page & 511) * 8, output | 3);
+        guest.map(tables, BASE + (page << 12), output | 3);
     }
-    unit.enter(source(1), Some((0, 7)));
-    unit
+    guest.enter(3, Some(tables));
+    (guest, tables)
 }
 
 fn figures(c: &mut Criterion) {
     for (name, scattered) in [("contiguous", false), ("nothing contiguous", true)] {
-        let unit = unit(scattered);
+        let (guest, tables) = guest(scattered);
         let mut group = c.benchmark_group(format!("65,536 pages, {name}"));
-        group.throughput(Throughput::Elements(PAGES));
         group.bench_function("scan alone", |b| {
             b.iter(|| {
-                unit.take_scans();
                 let mut sum = 0;
-                unit.scan(source(1), Span::whole(), usize::MAX, &mut |run| {
-                    sum ^= run.output;
-                    ControlFlow::Continue(())
-                });
+                let budget = usize::MAX;
+                guest
+                    .unit
+                    .scan(FUNCTION.into(), Span::whole(), budget, &mut |run| {
+                        sum ^= run.output;
+                        ControlFlow::Continue(())
+                    });
                 sum
             });
         });
         let counter = Arc::new(Counter::default());
-        group.bench_function("first sync, and unmapped again", |b| {
+        let shadow = Shadow::of(guest.unit.clone());
+        group.bench_function("first sync, and all unmapped again", |b| {
             b.iter(|| {
-                unit.take_scans();
-                let shadow = Shadow::of(unit.clone());
                 shadow
-                    .follow(source(1), Section::ALL, Arc::clone(&counter) as _)
+                    .follow(FUNCTION, Section::ALL, Arc::clone(&counter) as _)
                     .is_ok()
             });
         });
-        let shadow = Shadow::of(unit.clone());
-        let following = shadow.follow(source(1), Section::ALL, Arc::clone(&counter) as _);
         let before = counter.0.load(Ordering::Relaxed);
+        let following = shadow.follow(FUNCTION, Section::ALL, Arc::clone(&counter) as _);
+        let first = counter.0.load(Ordering::Relaxed) - before;
+        println!("65,536 pages, {name}: the first sync is {first} changes");
         group.bench_function("global invalidation, nothing changed", |b| {
-            b.iter(|| {
-                unit.take_scans();
-                unit.invalidate_all();
-            });
+            b.iter(|| guest.submit(&[everything()]));
         });
         group.bench_function("one page invalidated, nothing changed", |b| {
+            b.iter(|| guest.submit(&[of_pages(tables, BASE + 0x123_4000, 0)]));
+        });
+        assert_eq!(counter.0.load(Ordering::Relaxed) - before, first);
+        // Beside the others, so that no other run moves.
+        let beside = BASE + (PAGES << 12) + 0x10_0000;
+        group.bench_function("one page mapped, and unmapped", |b| {
             b.iter(|| {
-                unit.take_scans();
-                unit.invalidate_one(Scope::Domain(7), span(0x123_4000, 0x123_4fff));
+                for entry in [0x1_2345_6003, 0] {
+                    guest.map(tables, beside, entry);
+                    guest.submit(&[of_pages(tables, beside, 0)]);
+                }
             });
         });
-        assert_eq!(
-            counter.0.load(Ordering::Relaxed),
-            before,
-            "changes were told"
-        );
-        group.bench_function("one page in the middle mapped and unmapped", |b| {
+        let middle = BASE + (PAGES << 11);
+        group.bench_function("one page in the middle unmapped, and mapped", |b| {
             b.iter(|| {
-                for entry in [0, 0x1_2345_6003] {
-                    unit.take_scans();
-                    unit.memory.set(0x2000 + 0x40_000 + 0x100, entry);
-                    unit.invalidate_one(Scope::Domain(7), span(0x802_0000, 0x802_0fff));
+                let output = if scattered { PAGES << 12 } else { PAGES << 11 };
+                for entry in [0, output | 3] {
+                    guest.map(tables, middle, entry);
+                    guest.submit(&[of_pages(tables, middle, 0)]);
                 }
             });
         });
