@@ -10,6 +10,8 @@ const EXECUTE: u64 = 1 << 2;
 const ACCESSED: u64 = 1 << 8;
 const DIRTY: u64 = 1 << 9;
 const SNOOP: u64 = 1 << 11;
+/// Reserved on every level; its neighbours are ignored.
+const RESERVED: u64 = 1 << 62;
 
 /// Second-stage tables, with what a unit and a domain make of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,7 +85,7 @@ impl Format for SecondStage {
         if entry & self.present() == 0 {
             return Entry::Absent;
         }
-        let unused = bits(self.output_bits, 51);
+        let unused = bits(self.output_bits, 51) | RESERVED;
         let permissions = self.permissions(entry);
         if level == 1 || (level <= 3 && entry & PAGE_SIZE != 0) {
             let below = bits(12, shift(level).wrapping_sub(1));
@@ -120,7 +122,7 @@ impl Format for SecondStage {
     fn meaning(&self, level: u8) -> Option<u64> {
         let size = if level == 1 { 0 } else { PAGE_SIZE };
         let snoop = if self.snoop_control { 0 } else { SNOOP };
-        Some(bits(12, 51) | self.present() | size | snoop)
+        Some(bits(12, 51) | self.present() | size | snoop | RESERVED)
     }
 
     fn leaf(&self, address: u64, level: u8, permissions: Permissions) -> Option<u64> {

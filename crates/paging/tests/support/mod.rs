@@ -113,7 +113,7 @@ pub(crate) fn second_stage(memory: &Flat, root: u64, levels: u8, haw: u32, iova:
             (true, _) => bit(11) || (12..30).any(bit),
             (false, _) => bit(7),
         };
-        if too_wide || reserved {
+        if too_wide || reserved || bit(62) {
             return Naive::Reserved { level };
         }
         read &= bit(0);

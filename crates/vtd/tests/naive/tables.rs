@@ -14,13 +14,21 @@ pub(crate) enum Walked {
     /// Not present, at an entry that was read.
     Absent,
     Reserved,
+    /// A second-stage entry allows neither reading nor writing.
+    Nothing {
+        write: bool,
+    },
     /// Forbidden: reading, writing, by a user, or executing.
     NoRead,
     NoWrite,
     NoUser,
     NoExecute,
-    /// While reading an entry of the first stage the second one ended so.
-    Behind(Box<Walked>),
+    /// While an entry of the first stage was read, or its flags set, the second stage ended so.
+    Behind {
+        inner: Box<Walked>,
+        top: bool,
+        flag: bool,
+    },
     /// The table's address is none of the second stage's input.
     BehindWidth,
 }
@@ -90,9 +98,8 @@ pub(crate) fn second(
         };
         let (r, w) = (entry & 1 != 0, entry & 2 != 0);
         if !r && !w {
-            return match access {
-                Access::Read => Walked::NoRead,
-                Access::Write => Walked::NoWrite,
+            return Walked::Nothing {
+                write: access == Access::Write,
             };
         }
         read &= r;
@@ -174,20 +181,24 @@ pub(crate) fn first(
             None => guest,
             Some((_, _, bits)) if guest >> bits != 0 => return Walked::BehindWidth,
             Some((second_set, second_root, _)) => {
-                // Entries are read; their accessed flags are written.
-                let mut flags = Vec::new();
                 let walked = second(
                     second_set,
                     memory,
                     second_root,
                     guest,
                     Access::Read,
-                    &mut flags,
+                    touched,
                     more,
                 );
                 match walked {
                     Walked::Page(page) => page.output,
-                    other => return Walked::Behind(Box::new(other)),
+                    other => {
+                        return Walked::Behind {
+                            inner: Box::new(other),
+                            top: level == set.levels,
+                            flag: false,
+                        };
+                    }
                 }
             }
         };
@@ -228,16 +239,12 @@ pub(crate) fn first(
             return Walked::Reserved;
         }
         let extended = if set.extended_accessed { 1 << 10 } else { 0 };
-        flags.push((
-            at,
-            1 << 5
-                | extended
-                | if leaf && access == Access::Write {
-                    1 << 6
-                } else {
-                    0
-                },
-        ));
+        let dirty = if leaf && access == Access::Write {
+            1 << 6
+        } else {
+            0
+        };
+        flags.push((at, guest, entry, 1 << 5 | extended | dirty));
         if leaf {
             if !user && !privileged {
                 return Walked::NoUser;
@@ -245,7 +252,33 @@ pub(crate) fn first(
             if access == Access::Write && !may_write {
                 return Walked::NoWrite;
             }
-            touched.extend(flags);
+            // Setting a flag is a write, which the second stage has to allow.
+            for &(_, guest, entry, bits) in &flags {
+                let Some((second_set, second_root, _)) = behind else {
+                    break;
+                };
+                if entry & bits == bits {
+                    continue;
+                }
+                let access = Access::Write;
+                let walked = second(
+                    second_set,
+                    memory,
+                    second_root,
+                    guest,
+                    access,
+                    touched,
+                    more,
+                );
+                if !matches!(walked, Walked::Page(_)) {
+                    return Walked::Behind {
+                        inner: Box::new(walked),
+                        top: false,
+                        flag: true,
+                    };
+                }
+            }
+            touched.extend(flags.iter().map(|&(at, _, _, bits)| (at, bits)));
             let size = 1_u64 << (12 + 9 * (level - 1));
             return Walked::Page(Page {
                 output: entry & mask(12, 51) & !(size - 1) | address & (size - 1),
@@ -279,10 +312,14 @@ pub(crate) fn reason(walked: &Walked, scalable: bool, is_first: bool) -> Found {
         (Walked::NoExecute, _, _) => 0x82,
         (Walked::NoWrite, true, _) => 0x85,
         (Walked::NoRead, true, _) => 0x86,
-        (Walked::Behind(inner), _, _) => match **inner {
-            // The second stage does not let the entry be read.
-            Walked::NoRead | Walked::NoWrite => 0x79,
-            ref other => return reason(other, true, false),
+        (Walked::Nothing { .. }, true, _) => 0x79,
+        (Walked::Nothing { write: true }, false, _) => 0x05,
+        (Walked::Nothing { write: false }, false, _) => 0x06,
+        (Walked::Behind { inner, top, flag }, _, _) => match (&**inner, top, flag) {
+            (Walked::NoRead | Walked::NoWrite | Walked::Nothing { .. }, _, true) => 0x77,
+            (Walked::NoRead | Walked::Nothing { .. }, true, _) => 0x75,
+            (Walked::NoRead | Walked::Nothing { .. }, false, _) => 0x76,
+            (other, _, _) => return reason(other, true, false),
         },
         (Walked::Page(_), _, _) => unreachable!("a page is no fault"),
     };

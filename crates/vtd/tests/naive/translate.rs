@@ -88,15 +88,21 @@ pub(crate) fn translate(
     if interrupts && question.pasid.is_none() && question.access == Access::Write {
         return (Answer::Message, Vec::new());
     }
+    if !unit.translates && interrupts && question.pasid.is_none() {
+        let found = Found::reason(0);
+        return (Answer::Fault { found, told: false }, Vec::new());
+    }
     if !unit.translates {
         return (whole(question.address), Vec::new());
     }
     match domain(unit, memory, question) {
-        Ok(domain) => through(unit, memory, &domain, question),
-        Err((reason, told)) => {
-            let found = Found::reason(reason);
+        Ok(domain) if interrupts && question.pasid.is_none() => {
+            let found = Found::reason(if domain.scalable { 0x87 } else { 0x0e });
+            let told = !domain.silent;
             (Answer::Fault { found, told }, Vec::new())
         }
+        Ok(domain) => through(unit, memory, &domain, question),
+        Err((found, told)) => (Answer::Fault { found, told }, Vec::new()),
     }
 }
 
@@ -114,39 +120,39 @@ pub(crate) fn domain(
     unit: &Unit,
     memory: &Plain,
     question: &Question,
-) -> Result<Domain, (u8, bool)> {
+) -> Result<Domain, (Found, bool)> {
     let mode = unit.root >> 10 & 3;
     match mode {
         0 => legacy(unit, memory, question),
         1 if unit.scalable => scalable(unit, memory, question),
         // Reserved, or a mode that refuses everything.
-        _ => Err((0x30, true)),
+        _ => Err((Found::reason(0x30), true)),
     }
 }
 
 /// VT-d 4.1 sections 9.1 and 9.3.
-fn legacy(unit: &Unit, memory: &Plain, question: &Question) -> Result<Domain, (u8, bool)> {
+fn legacy(unit: &Unit, memory: &Plain, question: &Question) -> Result<Domain, (Found, bool)> {
     if question.pasid.is_some() {
-        return Err((0x31, true));
+        return Err((Found::reason(0x31), true));
     }
     let above = mask(unit.host_bits, 63);
     let root = (unit.root & mask(12, 63)) + 16 * u64::from(question.source >> 8);
     let (Some(low), Some(high)) = (memory.word(root), memory.word(root + 8)) else {
-        return Err((0x08, true));
+        return Err((Found::reason(0x08), true));
     };
     if low & 1 == 0 {
-        return Err((0x01, true));
+        return Err((Found::reason(0x01), true));
     }
     if low & (mask(1, 11) | above) != 0 || high != 0 {
-        return Err((0x0a, true));
+        return Err((Found::reason(0x0a), true));
     }
     let context = (low & mask(12, 63)) + 16 * u64::from(question.source & 0xff);
     let (Some(low), Some(high)) = (memory.word(context), memory.word(context + 8)) else {
-        return Err((0x09, true));
+        return Err((Found::reason(0x09), true));
     };
     // Fault Processing Disable counts from here on, even if nothing else of the entry does.
     let silent = low & 2 != 0;
-    let fault = |reason| Err((reason, !silent));
+    let fault = |reason| Err((Found::reason(reason), !silent));
     if low & 1 == 0 {
         return fault(0x02);
     }
@@ -198,74 +204,81 @@ fn second_stage(unit: &Unit, width: u64, root: u64, snoop: bool, accessed: bool)
 }
 
 /// VT-d 4.1 sections 9.2 and 9.4 to 9.6.
-fn scalable(unit: &Unit, memory: &Plain, question: &Question) -> Result<Domain, (u8, bool)> {
+fn scalable(unit: &Unit, memory: &Plain, question: &Question) -> Result<Domain, (Found, bool)> {
     let above = mask(unit.host_bits, 63);
     let devfn = u64::from(question.source & 0xff);
     let root = (unit.root & mask(12, 63)) + 16 * u64::from(question.source >> 8);
     // The upper half of an entry is for devices 16 to 31.
     let root = root + if devfn >= 0x80 { 8 } else { 0 };
     let Some(half) = memory.word(root) else {
-        return Err((0x38, true));
+        return Err((Found::reason(0x38), true));
     };
     if half & 1 == 0 {
-        return Err((0x39, true));
+        return Err((Found::reason(0x39), true));
     }
     if half & (mask(1, 11) | above) != 0 {
-        return Err((0x3a, true));
+        return Err((Found::reason(0x3a), true));
     }
     let context = (half & mask(12, 63)) + 32 * (devfn & 0x7f);
     let words: Option<Vec<u64>> = (0..4).map(|i| memory.word(context + 8 * i)).collect();
     let Some(words) = words else {
-        return Err((0x40, true));
+        return Err((Found::reason(0x40), true));
     };
     let mut silent = words[0] & 2 != 0;
     if words[0] & 1 == 0 {
-        return Err((0x41, !silent));
+        return Err((Found::reason(0x41), !silent));
     }
-    let reserved = words[0] & (mask(5, 8) | above) != 0
+    let mut reserved = words[0] & (mask(5, 8) | above) != 0
         || words[1] & mask(21, 63) != 0
         || words[2] != 0
         || words[3] != 0;
+    // What the unit has not is reserved.
+    let absent = [
+        (0, 2, unit.device_tlb),
+        (0, 3, unit.pasid_bits > 0),
+        (0, 4, unit.page_requests),
+        (1, 20, unit.rid_privileged),
+    ];
+    for (word, bit, there) in absent {
+        reserved |= !there && words[word] >> bit & 1 != 0;
+    }
     if reserved {
-        return Err((0x42, !silent));
+        return Err((Found::reason(0x42), !silent));
     }
     let pasid = match question.pasid {
         None if unit.rid_pasid => words[1] & mask(0, 19),
         None => 0,
-        Some(_) if words[0] & 1 << 3 == 0 => return Err((0x45, !silent)),
+        Some(_) if words[0] & 1 << 3 == 0 => return Err((Found::reason(0x45), !silent)),
         Some(pasid) => u64::from(pasid),
     };
     // PDTS: 2^(X + 7) directory entries of 64 PASIDs each.
     if pasid >> ((words[0] >> 9 & 7) + 7 + 6) != 0 {
         let reason = if question.pasid.is_some() { 0x46 } else { 0x48 };
-        return Err((reason, !silent));
+        return Err((Found::reason(reason), !silent));
     }
     let directory = (words[0] & mask(12, 63)) + 8 * (pasid >> 6);
     let Some(entry) = memory.word(directory) else {
-        return Err((0x50, true));
+        return Err((Found::reason(0x50), true));
     };
     silent |= entry & 2 != 0;
     if entry & 1 == 0 {
-        return Err((0x51, !silent));
+        return Err((Found::reason(0x51), !silent));
     }
     if entry & (mask(2, 11) | above) != 0 {
-        return Err((0x52, !silent));
+        return Err((Found::reason(0x52), !silent));
     }
     let table = (entry & mask(12, 63)) + 64 * (pasid & 63);
     let words: Option<Vec<u64>> = (0..8).map(|i| memory.word(table + 8 * i)).collect();
     let Some(words) = words else {
-        return Err((0x58, true));
+        return Err((Found::reason(0x58), true));
     };
     silent |= words[0] & 2 != 0;
-    let fault = |reason| Err((reason, !silent));
+    let fault = |reason| Err((Found::reason(reason), !silent));
     if words[0] & 1 == 0 {
         return fault(0x59);
     }
     let kind = words[0] >> 6 & 7;
     let (first, second) = (kind == 1 || kind == 3, kind == 2 || kind == 3);
-    if first && words[2] & above != 0 || second && words[0] & above != 0 {
-        return fault(0x5a);
-    }
     let width = words[0] >> 2 & 7;
     let second_fits = width <= 4 && unit.widths >> width & 1 != 0;
     let levels = match words[2] >> 2 & 3 {
@@ -273,22 +286,49 @@ fn scalable(unit: &Unit, memory: &Plain, question: &Question) -> Result<Domain, 
         1 if unit.first_5_levels => Some(5),
         _ => None,
     };
-    let allowed = match kind {
-        1 => unit.first_stage && levels.is_some(),
-        2 => unit.second_stage && second_fits,
-        3 => unit.nested && second_fits && levels.is_some(),
+    let known = match kind {
+        1 => unit.first_stage,
+        2 => unit.second_stage,
+        3 => unit.nested,
         4 => unit.pass_through,
         _ => false,
     };
-    if !allowed {
+    if !known {
         return fault(0x5b);
     }
-    if question.privileged && (first || kind == 4) && words[2] & 1 == 0 && question.pasid.is_some()
-    {
+    let mut reserved = words[0] & (1 << 5 | mask(10, 11)) != 0
+        || words[1] & mask(16, 22) != 0
+        || words[3..].iter().any(|&word| word != 0)
+        || words[1] & 1 << 24 != 0 && !unit.snoop;
+    if second {
+        reserved |= words[0] & above != 0;
+        reserved |= words[0] & 1 << 9 != 0 && !unit.second_accessed;
+    }
+    if first {
+        reserved |= words[2] & (above | mask(8, 11)) != 0;
+        reserved |= words[2] & 1 != 0 && !unit.supervisor_requests;
+        reserved |= words[2] & 2 != 0 && !unit.execute_requests;
+        reserved |= words[2] & 1 << 7 != 0 && !unit.extended_accessed;
+    }
+    let invalid = second && !second_fits || first && levels.is_none();
+    // Which of the two is looked at first is nowhere said.
+    match (reserved, invalid) {
+        (true, true) => {
+            let found = Found {
+                reason: 0x5a,
+                or: vec![0x5b],
+            };
+            return Err((found, !silent));
+        }
+        (true, false) => return fault(0x5a),
+        (false, true) => return fault(0x5b),
+        _ => {}
+    }
+    if question.privileged && first && words[2] & 1 == 0 {
         return fault(0x5d);
     }
     let accessed = unit.second_accessed && words[0] & 1 << 9 != 0;
-    let below = second_stage(unit, width, words[0] & mask(12, 63), true, accessed);
+    let below = second_stage(unit, width, words[0] & mask(12, 63), unit.snoop, accessed);
     let how = match kind {
         1 | 3 => {
             let levels = levels.unwrap_or(4);
@@ -339,7 +379,7 @@ pub(crate) fn through(
                 write,
             } = page;
             // No device may reach the interrupt controller through tables.
-            if size != 0 && output >> 20 == 0xfee {
+            if output >> 20 == 0xfee {
                 Found::reason(if domain.scalable { 0x87 } else { 0x0e })
             } else {
                 let answer = Answer::Memory {
@@ -354,7 +394,8 @@ pub(crate) fn through(
         Err(found) => found,
     };
     let told = !domain.silent;
-    (Answer::Fault { found, told }, Vec::new())
+    // What a refused request passed keeps its flags: a stage that was walked to its end, the second below tables of the first.
+    (Answer::Fault { found, told }, touched)
 }
 
 fn enter(
@@ -381,8 +422,7 @@ fn enter(
     };
     match &domain.how {
         How::PassThrough => {
-            let bits = unit.guest_bits.max(unit.host_bits);
-            if bits < 64 && address >> bits != 0 {
+            if address >> unit.host_bits != 0 {
                 return Err(Found::reason(if scalable { 0x83 } else { 0x04 }));
             }
             Ok(Page {

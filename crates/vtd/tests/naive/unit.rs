@@ -27,6 +27,8 @@ pub(crate) struct Unit {
     pub(crate) first_stage: bool,
     pub(crate) second_stage: bool,
     pub(crate) rid_pasid: bool,
+    pub(crate) rid_privileged: bool,
+    pub(crate) page_requests: bool,
     /// RTADDR_REG as the last Set Root Table Pointer found it.
     pub(crate) root: u64,
     /// GSTS.TES.
@@ -63,6 +65,8 @@ impl Unit {
             second_stage: ecap_bit(46),
             first_stage: ecap_bit(47),
             rid_pasid: ecap_bit(49),
+            rid_privileged: ecap_bit(53),
+            page_requests: ecap_bit(29),
             root: 0,
             translates: false,
         }

@@ -11,6 +11,8 @@ struct Facts {
     /// The half of the root entry for the other devices of the bus has a reserved bit.
     other_half: bool,
     pass_through: bool,
+    /// DTE, PASIDE, PRE or RID_PRIV of a scalable context entry.
+    features: bool,
     /// PGTT and AW of the PASID entry, NXE and WPE.
     kind: u64,
     width: u64,
@@ -59,6 +61,10 @@ pub(crate) fn known(
             Some("disable-seen-late")
         }
         (0x59, Some(0x5b)) => Some("absent-pasid-entry-checked"),
+        (0x42, reason) if facts.features && reason != Some(0x0b) => Some("absent-features-ignored"),
+        (0, reason) if silent && facts.features && reason != Some(0x0b) => {
+            Some("absent-features-ignored")
+        }
         (0x52 | 0x5a, _) => Some("pasid-reserved-ignored"),
         (0x72, _) if forbids && !facts.no_execute => Some("execute-disable-ignored"),
         (_, Some(0x80) | None) if !seen.arrived && facts.kind == 1 && !canonical => {
@@ -75,6 +81,7 @@ pub(crate) fn known(
         | (0x78, Some(0x05..=0x07))
         | (0x7a, Some(0x05 | 0x06 | 0x0c))
         | (0x7b, Some(0x03))
+        | (0x79, Some(0x05 | 0x06))
         | (0x83, Some(0x04))
         | (0x85, Some(0x05))
         | (0x86, Some(0x06))
@@ -117,7 +124,9 @@ fn path(world: &World, question: &Question) -> (Facts, Vec<String>) {
     let root = line("root", at + half, 1);
     let (mut table, mut levels);
     if facts.scalable {
-        let context = line("context", page(root) + 32 * (devfn & 0x7f), 4);
+        let at = page(root) + 32 * (devfn & 0x7f);
+        let context = line("context", at, 4);
+        facts.features = context & 0x1c != 0 || word(at + 8) >> 20 & 1 != 0;
         let directory = line("directory", page(context), 1);
         let pasid = line("PASID", page(directory), 8);
         let third = word(page(directory) + 16);
