@@ -1,10 +1,11 @@
-//! The `iogate` command: `run`, `probe`, `machine`, `doctor`.
+//! The `iogate` command: `run`, `serve`, `probe`, `machine`, `doctor`.
 #![forbid(unsafe_code)]
 
 mod doctor;
 mod machine;
 mod probe;
 mod run;
+mod serve;
 mod session;
 mod stacks;
 mod trace;
@@ -30,6 +31,8 @@ struct Cli {
 enum Command {
     /// Run a VFIO or iommufd program against software devices
     Run(Box<run::Options>),
+    /// Give a virtual machine software devices, and IOMMUs before them
+    Serve(Box<serve::Options>),
     /// Show what device assignment finds on this machine or in this session
     Probe(probe::Options),
     /// Check a machine file and print what results from it
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(options) => run::run(&options),
+        Command::Serve(options) => serve::run(&options),
         Command::Probe(options) => probe::run(&options),
         Command::Machine(options) => machine::run(&options),
         Command::Doctor => doctor::run(),

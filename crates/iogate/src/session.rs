@@ -190,10 +190,7 @@ pub(crate) fn build_devices(
         if entry.placed.multifunction {
             function.endpoint().set_multifunction();
         }
-        let function: Arc<dyn Function> = match trace::wants("dma_work") {
-            true => Arc::new(WatchedFunction(function)),
-            false => function,
-        };
+        let function = watched(function);
         let function = match injection {
             Some(injection) => injection.function(function),
             None => function,
@@ -208,6 +205,15 @@ pub(crate) fn build_devices(
     place::bars(physical.map(|(_, function)| function.endpoint()))
         .map_err(|error| Refusal(error.to_string()))?;
     Ok((delivery, functions))
+}
+
+/// The function, with its work told to the trace if somebody wants to hear of
+/// it.
+pub(crate) fn watched(function: Arc<dyn Function>) -> Arc<dyn Function> {
+    match trace::wants("dma_work") {
+        true => Arc::new(WatchedFunction(function)),
+        false => function,
+    }
 }
 
 /// Makes the plain memory of BARs where device files have it.
@@ -226,7 +232,7 @@ pub(crate) fn client_memory() -> Result<Arc<ClientMemory>, Refusal> {
     memory.map(Arc::new).map_err(refused)
 }
 
-fn property(value: &machine::Value) -> Value {
+pub(crate) fn property(value: &machine::Value) -> Value {
     match value {
         machine::Value::Size(bytes) => Value::Bytes(*bytes),
         machine::Value::Integer(number) => Value::Integer(*number),
@@ -269,7 +275,7 @@ fn enable_pasids(
 
 /// What a device is attached by: with links before its address space, if
 /// there is something to be told or to be injected.
-fn attachment(injection: Option<&Arc<Injection>>) -> Attachment {
+pub(crate) fn attachment(injection: Option<&Arc<Injection>>) -> Attachment {
     let watched = trace::wants("dma_access");
     if !watched && injection.is_none() {
         return Attachment::new();

@@ -54,6 +54,7 @@ compile_error!("iogate-supervisor knows the system calls of x86-64 Linux");
 
 mod alarm;
 mod attributes;
+mod beside;
 mod client;
 mod client_process;
 mod control;
@@ -90,6 +91,7 @@ mod user;
 mod watch;
 mod worker;
 
+pub use beside::{Caught, HeldSignals};
 pub use doctor::{Need, Problem, Step, Way, doctor};
 pub use namespace::inside_session;
 pub use process::Straggler;

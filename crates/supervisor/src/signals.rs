@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use crate::beside::Caught;
+
 /// The signals that the supervisor takes for the program.
 const PASSED_ON: [i32; 6] = [
     libc::SIGINT,
@@ -130,23 +132,33 @@ impl Signals {
     /// children are noticed by the caller's being here: both are swallowed.
     pub(crate) fn next(&self) -> Option<i32> {
         loop {
-            let mut info = std::mem::MaybeUninit::<libc::signalfd_siginfo>::zeroed();
-            let size = size_of::<libc::signalfd_siginfo>();
-            // SAFETY: the kernel writes at most `size` bytes, the size of
-            // `info`, all of whose bit patterns are valid.
-            let (got, info) = unsafe {
-                let got = libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), size);
-                (got, info.assume_init())
-            };
-            if usize::try_from(got) != Ok(size) {
-                return None;
-            }
-            let signal = i32::try_from(info.ssi_signo).unwrap_or_default();
-            // Codes above 0 are the kernel's own.
-            if signal != libc::SIGCHLD && info.ssi_code <= 0 {
-                return Some(signal);
+            match self.take()? {
+                Caught::Sent(signal) => return Some(signal),
+                Caught::Typed(_) | Caught::Other => {}
             }
         }
+    }
+
+    /// The next signal, whatever it is; `None` if there is none.
+    pub(crate) fn take(&self) -> Option<Caught> {
+        let mut info = std::mem::MaybeUninit::<libc::signalfd_siginfo>::zeroed();
+        let size = size_of::<libc::signalfd_siginfo>();
+        // SAFETY: the kernel writes at most `size` bytes, the size of
+        // `info`, all of whose bit patterns are valid.
+        let (got, info) = unsafe {
+            let got = libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), size);
+            (got, info.assume_init())
+        };
+        if usize::try_from(got) != Ok(size) {
+            return None;
+        }
+        let signal = i32::try_from(info.ssi_signo).unwrap_or_default();
+        // Codes above 0 are the kernel's own.
+        Some(match signal {
+            libc::SIGCHLD => Caught::Other,
+            _ if info.ssi_code <= 0 => Caught::Sent(signal),
+            _ => Caught::Typed(signal),
+        })
     }
 }
 

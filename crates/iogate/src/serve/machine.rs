@@ -1,0 +1,266 @@
+//! The machine in operation: units, devices and their workers, each on its
+//! socket.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use iogate_devices::{MakeMemory, Properties, Slot};
+use iogate_dma::{FaultSink, Gate, Iova, Port, RequesterId, Source, Translate};
+use iogate_interrupt::{Delivery, Window};
+use iogate_machine::{DeviceEntry, Machine};
+use iogate_memory::{ClientMemory, GuestMemory};
+use iogate_pci::After;
+use iogate_vfio_user::{Server, ServerOptions, Stop};
+use iogate_vtd::Vtd;
+
+use super::faults::Faults;
+use super::interrupts::Wires;
+use super::plan::{Plan, PlannedDevice, PlannedUnit};
+use super::ram::Untranslated;
+use super::served::Served;
+use super::unit::{Outgoing, UnitFunction};
+use super::worker::{self, Waker};
+use crate::session::{self, REMOTE, Refusal};
+
+/// Connections to one socket at a time. All but the first are told that the
+/// device is in use.
+const CONNECTIONS: usize = 4;
+
+/// A served machine.
+pub(crate) struct Running {
+    pub(crate) plan: Plan,
+    /// The units' functions, then the devices.
+    pub(crate) served: Vec<Arc<Served>>,
+    pub(crate) sockets: Vec<PathBuf>,
+    stops: Vec<Stop>,
+}
+
+/// What is built before anything is served.
+struct Parts {
+    memory: Arc<GuestMemory>,
+    bars: Arc<ClientMemory>,
+    delivery: Arc<Delivery>,
+    faults: Arc<dyn FaultSink>,
+}
+
+fn failed(what: &str) -> impl Fn(io::Error) -> Refusal {
+    move |error| Refusal(format!("cannot {what}: {error}"))
+}
+
+impl Running {
+    /// Builds `machine` and serves it in `directory`.
+    pub(crate) fn start(machine: &Machine, plan: Plan, directory: &Path) -> Result<Self, Refusal> {
+        let memory = GuestMemory::new().map_err(failed("reserve address space"))?;
+        let models = plan.devices.iter();
+        let models: BTreeMap<Source, String> = models
+            .map(|device| (device.at.into(), device.model.clone()))
+            .collect();
+        let parts = Parts {
+            memory: Arc::new(memory),
+            bars: session::client_memory()?,
+            delivery: Arc::new(Delivery::new(Window::X86)),
+            faults: Arc::new(Faults::new(models)),
+        };
+        let mut units = Vec::new();
+        let mut running = Self {
+            plan: Plan {
+                units: Vec::new(),
+                devices: Vec::new(),
+            },
+            served: Vec::new(),
+            sockets: Vec::new(),
+            stops: Vec::new(),
+        };
+        for (index, planned) in plan.units.iter().enumerate() {
+            let behind = plan.devices.iter();
+            let behind = behind.filter(|device| device.unit == Some(index));
+            let behind = behind.map(|device| device.at).collect();
+            let (unit, served) = build_unit(&parts, planned, behind)?;
+            units.push(unit);
+            running.serve(served, directory)?;
+        }
+        for planned in &plan.devices {
+            let entry = machine.functions().get(planned.index);
+            let Some(device) = entry.and_then(|entry| entry.device()) else {
+                continue;
+            };
+            let unit = planned.unit.and_then(|unit| units.get(unit));
+            let served = build_device(&parts, planned, device, unit)?;
+            running.serve(served, directory)?;
+        }
+        running.plan = plan;
+        Ok(running)
+    }
+
+    /// Binds the function's socket and starts the threads that serve it.
+    fn serve(&mut self, served: Arc<Served>, directory: &Path) -> Result<(), Refusal> {
+        let path = directory.join(&served.name);
+        let server = Server::bind(&path, ServerOptions::default());
+        let server = server
+            .map_err(|error| Refusal(format!("cannot listen at {}: {error}", path.display())))?;
+        self.stops.push(server.stop());
+        let clients = Arc::clone(&served);
+        let thread = std::thread::Builder::new().name(format!("at {}", served.name));
+        let thread = thread.spawn(move || accept(&server, &clients));
+        thread.map_err(failed("start a thread"))?;
+        self.sockets.push(path);
+        self.served.push(served);
+        Ok(())
+    }
+
+    /// The units' functions.
+    pub(crate) fn units(&self) -> impl Iterator<Item = &Arc<Served>> {
+        self.served.iter().take(self.plan.units.len())
+    }
+
+    /// Waits until no client is connected; whether none is.
+    pub(crate) fn wait_alone(&self, end: Instant) -> bool {
+        self.served.iter().all(|served| served.wait_alone(end))
+    }
+
+    /// Ends the serving.
+    pub(crate) fn stop(&self) {
+        for stop in &self.stops {
+            stop.stop();
+        }
+        for served in &self.served {
+            served.waker.stop();
+        }
+    }
+}
+
+/// Serves the clients of one socket, each on a thread of its own.
+fn accept(server: &Server, served: &Arc<Served>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    while let Ok(Some(connection)) = server.accept() {
+        if count.fetch_add(1, Ordering::SeqCst) >= CONNECTIONS {
+            count.fetch_sub(1, Ordering::SeqCst);
+            continue;
+        }
+        let (served, of_thread) = (Arc::clone(served), Arc::clone(&count));
+        let thread = std::thread::Builder::new().name(served.name.clone());
+        let started = thread.spawn(move || {
+            connection.serve(&*served);
+            of_thread.fetch_sub(1, Ordering::SeqCst);
+        });
+        if started.is_err() {
+            count.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// The name of a function's socket: its place, then what it is.
+fn name(at: RequesterId, what: &str) -> String {
+    format!("{:02x}.{}-{what}", at.device(), at.function())
+}
+
+fn build_unit(
+    parts: &Parts,
+    planned: &PlannedUnit,
+    behind: Vec<RequesterId>,
+) -> Result<(Arc<Vtd>, Arc<Served>), Refusal> {
+    let outgoing = Arc::new(Outgoing::default());
+    let waker = Arc::clone(&outgoing.waker);
+    let messages = Arc::clone(&outgoing);
+    let to_worker = Arc::clone(&waker);
+    let unit = Vtd::builder(Arc::clone(&parts.memory) as _)
+        .capabilities(planned.capabilities)
+        .scope(behind)
+        .deliver(move |message| messages.put(message))
+        .deferred(move || to_worker.wake())
+        .build()
+        .map_err(|error| Refusal(format!("IOMMU `{}`: {error}", planned.name)))?;
+    let source = Source::from(planned.at);
+    let wires = Arc::new(Wires::new(Arc::clone(&parts.delivery)));
+    let function = UnitFunction::new(Arc::clone(&unit), source, Arc::clone(&wires) as _);
+    let function = function.map_err(|error| Refusal(error.to_string()))?;
+    let served = Arc::new(Served {
+        name: name(planned.at, &planned.name),
+        source,
+        function: Arc::new(function),
+        wires,
+        gate: Arc::clone(unit.gate()),
+        memory: Arc::clone(&parts.memory),
+        waker: Arc::clone(&waker),
+        state: Default::default(),
+    });
+    let (of_worker, to_client) = (Arc::clone(&unit), Arc::downgrade(&served));
+    let quantum = move || {
+        let more = of_worker.work();
+        while let Some(message) = outgoing.take() {
+            let client = to_client.upgrade().and_then(|served| served.peer());
+            // Without a client there is nobody to be interrupted.
+            let _ = client
+                .map(|client| client.dma_post(Iova(message.address), &message.data.to_le_bytes()));
+        }
+        more
+    };
+    worker::start(&planned.name, &waker, quantum).map_err(failed("start a thread"))?;
+    Ok((unit, served))
+}
+
+fn build_device(
+    parts: &Parts,
+    planned: &PlannedDevice,
+    device: &DeviceEntry,
+    unit: Option<&Arc<Vtd>>,
+) -> Result<Arc<Served>, Refusal> {
+    let refused = |error: &dyn std::fmt::Display| {
+        Refusal(format!("{}: {}: {error}", device.place, device.model))
+    };
+    if device.model == REMOTE {
+        return Err(refused(&"not served yet"));
+    }
+    let source = Source::from(planned.at);
+    let wires = Arc::new(Wires::new(Arc::clone(&parts.delivery)));
+    let properties: Properties = device
+        .properties
+        .iter()
+        .map(|(name, value)| (name.to_owned(), session::property(value)))
+        .collect();
+    let bars = Arc::clone(&parts.bars);
+    let memory: MakeMemory = Arc::new(move |_, size| {
+        let memory = bars.make_device_memory(0, size)?;
+        Ok(Arc::new(memory))
+    });
+    let slot = Slot {
+        source,
+        interrupts: Arc::clone(&wires) as _,
+        memory: Some(memory),
+        tap: Some(Arc::new(iogate_supervisor::open_tap)),
+    };
+    let function = iogate_devices::build(&device.model, &properties, slot);
+    let function = function.map_err(|error| refused(&error))?;
+    function.endpoint().integrate(planned.ats);
+    let function = session::watched(function);
+    let space: Arc<dyn Translate> = match unit {
+        Some(unit) => Arc::clone(unit) as _,
+        None => Arc::new(Untranslated(Arc::clone(&parts.memory))),
+    };
+    let gate = unit.map_or_else(Arc::<Gate>::default, |unit| Arc::clone(unit.gate()));
+    let attachment = session::attachment(None);
+    attachment.set(Some(space));
+    let faults = Arc::clone(&parts.faults);
+    let mut port = Port::new(source, Arc::new(attachment), gate.join(), faults);
+    let waker = Arc::new(Waker::default());
+    let to_worker = Arc::clone(&waker);
+    function.attend(Arc::new(move || to_worker.wake()));
+    let of_worker = Arc::clone(&function);
+    let name = name(planned.at, &device.model);
+    let quantum = move || of_worker.work(&mut port) == After::Work;
+    worker::start(&name, &waker, quantum).map_err(failed("start a thread"))?;
+    Ok(Arc::new(Served {
+        name,
+        source,
+        function,
+        wires,
+        gate,
+        memory: Arc::clone(&parts.memory),
+        waker,
+        state: Default::default(),
+    }))
+}

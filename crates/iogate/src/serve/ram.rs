@@ -1,0 +1,96 @@
+//! The guest's memory as the clients tell of it: each socket of a virtual
+//! machine tells of all of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use iogate_dma::{
+    Fault, Gpa, InFlight, Iova, MemoryError, Outcome, Request, Rights, Run, Span, Translate,
+};
+use iogate_memory::{Backing, GuestMemory, GuestRange, MapError, Remote};
+use iogate_vfio_user::{DmaMap, Errno, Peer};
+
+/// What one client has told of.
+#[derive(Default)]
+pub(crate) struct ClientRam(BTreeMap<Gpa, GuestRange>);
+
+impl ClientRam {
+    /// Takes a mapping. A file that cannot be mapped is left to the client,
+    /// which is asked for each access then.
+    pub(crate) fn map(
+        &mut self,
+        memory: &Arc<GuestMemory>,
+        client: &Arc<Peer>,
+        map: DmaMap,
+    ) -> Result<(), Errno> {
+        let span = guest(map.span)?;
+        let asked = || Backing::Remote(Arc::new(Asked(Arc::clone(client))));
+        let range = match map.file {
+            Some((file, offset)) => {
+                let file = Backing::File {
+                    file: Arc::new(file),
+                    offset,
+                };
+                match memory.map(span, map.rights, file) {
+                    Err(MapError::File { .. } | MapError::Refused { .. }) => {
+                        memory.map(span, map.rights, asked())
+                    }
+                    mapped => mapped,
+                }
+            }
+            None => memory.map(span, map.rights, asked()),
+        };
+        let range = range.map_err(|error| match error {
+            MapError::Ranges(_) => Errno::NOSPC,
+            _ => Errno::INVAL,
+        })?;
+        self.0.insert(span.first(), range);
+        Ok(())
+    }
+
+    /// Lets go of a mapping.
+    pub(crate) fn unmap(&mut self, span: Span<Iova>) {
+        self.0.remove(&Gpa(span.first().0));
+    }
+
+    /// Lets go of all of them.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// A client's addresses are the guest's.
+fn guest(span: Span<Iova>) -> Result<Span<Gpa>, Errno> {
+    Span::new(Gpa(span.first().0), Gpa(span.last().0)).ok_or(Errno::INVAL)
+}
+
+/// Memory that the client is asked for.
+struct Asked(Arc<Peer>);
+
+impl Remote for Asked {
+    fn read(&self, at: Gpa, into: &mut [u8]) -> Result<(), MemoryError> {
+        let read = self.0.dma_read(Iova(at.0), into);
+        read.map_err(|_| MemoryError::Gone { address: at.0 })
+    }
+
+    fn write(&self, at: Gpa, from: &[u8]) -> Result<(), MemoryError> {
+        let written = self.0.dma_write(Iova(at.0), from);
+        written.map_err(|_| MemoryError::Gone { address: at.0 })
+    }
+}
+
+/// The address space of a device that no unit translates for.
+pub(crate) struct Untranslated(pub(crate) Arc<GuestMemory>);
+
+impl Translate for Untranslated {
+    fn translate<'g>(
+        &'g self,
+        _: &'g InFlight<'_>,
+        request: &Request,
+    ) -> Result<Outcome<'g>, Fault> {
+        let first = request.span.first().0;
+        let length = request.span.last_offset().saturating_add(1);
+        let run = Run::new(&*self.0, first, length, Rights::READ_WRITE);
+        Ok(Outcome::Memory(run))
+    }
+}

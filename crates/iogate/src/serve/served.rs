@@ -1,0 +1,296 @@
+//! One function on its socket: what the protocol asks for, done on the function
+//! as every program behind VFIO would have it.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use iogate_dma::{Gate, Iova, Rights, Source, Span};
+use iogate_memory::GuestMemory;
+use iogate_pci::{After, ConfigEffect, Function, ResetKind, config};
+use iogate_vfio_user::{Device, DeviceInfo, DmaMap, Errno, Irq, Peer, Region, SetIrqs};
+
+use super::interrupts::{Irqs, Of, Wires, index};
+use super::ram::ClientRam;
+use super::worker::Waker;
+
+/// Regions of a PCI function. Linux include/uapi/linux/vfio.h,
+/// `VFIO_PCI_CONFIG_REGION_INDEX` and `VFIO_PCI_NUM_REGIONS`.
+const CONFIG: u32 = 7;
+const REGIONS: u32 = 9;
+
+/// `VFIO_IRQ_INFO_*`.
+mod irq_flags {
+    pub(super) const EVENTFD: u32 = 1 << 0;
+    pub(super) const MASKABLE: u32 = 1 << 1;
+    pub(super) const AUTOMASKED: u32 = 1 << 2;
+    pub(super) const NORESIZE: u32 = 1 << 3;
+}
+
+/// How long a reset waits for accesses that are under way. One that waits for
+/// the client waits for longer: the client waits for us.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// A function that is served.
+pub(crate) struct Served {
+    /// The name of its socket, and of itself to a person.
+    pub(crate) name: String,
+    pub(crate) source: Source,
+    pub(crate) function: Arc<dyn Function>,
+    pub(crate) wires: Arc<Wires>,
+    /// Where its worker meets who takes mappings away.
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) waker: Arc<Waker>,
+    pub(crate) state: State,
+}
+
+/// What changes of a served function.
+#[derive(Default)]
+pub(crate) struct State {
+    client: Mutex<Client>,
+    /// Told when a client comes or goes, and when BARs may have moved.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Client {
+    peer: Option<Arc<Peer>>,
+    ram: ClientRam,
+    irqs: Irqs,
+}
+
+impl Served {
+    fn client(&self) -> MutexGuard<'_, Client> {
+        let client = &self.state.client;
+        client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client that is connected.
+    pub(crate) fn peer(&self) -> Option<Arc<Peer>> {
+        self.client().peer.clone()
+    }
+
+    /// Waits for something about the function to become true, at most until
+    /// `end`; whether it is.
+    fn wait_until(&self, end: Instant, is_true: impl Fn(&Client) -> bool) -> bool {
+        let mut client = self.client();
+        loop {
+            if is_true(&client) {
+                return true;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.state.changed.wait_timeout(client, left);
+            (client, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits until no client is connected, at most until `end`; whether none is.
+    pub(crate) fn wait_alone(&self, end: Instant) -> bool {
+        self.wait_until(end, |client| client.peer.is_none())
+    }
+
+    /// Where BAR 0 has its registers, once the guest's firmware has placed it
+    /// and enabled it.
+    pub(crate) fn placed(&self) -> Option<u64> {
+        let endpoint = self.function.endpoint();
+        let enabled = endpoint.command().memory_enabled();
+        endpoint.bar_address(0).filter(|at| enabled && *at != 0)
+    }
+
+    /// Waits until [`placed`](Self::placed) says something, at most until `end`.
+    pub(crate) fn wait_placed(&self, end: Instant) -> Option<u64> {
+        self.wait_until(end, |_| self.placed().is_some());
+        self.placed()
+    }
+
+    fn of(&self) -> Of<'_> {
+        Of {
+            endpoint: self.function.endpoint(),
+            source: self.source,
+            wires: &self.wires,
+        }
+    }
+
+    fn after(&self, after: After) {
+        if after == After::Work {
+            self.waker.wake();
+        }
+    }
+
+    /// Resets the function; interrupts that are set up stay so.
+    fn start_over(&self, kind: ResetKind) {
+        self.function.endpoint().reset();
+        self.function.reset(kind);
+        let mut grace = self.gate.grace();
+        let end = Instant::now().checked_add(PATIENCE);
+        while !grace.has_passed() && end.is_some_and(|end| Instant::now() < end) {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        // It cannot refuse what it took before.
+        let _ = self.client().irqs.restore(&self.of());
+    }
+
+    fn config_size(&self) -> u64 {
+        let express = config::capability::EXPRESS;
+        match self.function.endpoint().capability(express) {
+            Some(_) => config::SIZE,
+            None => 256,
+        }
+    }
+
+    /// Whether an access touches the MSI-X table. Its entries are the client's
+    /// to keep: the function's own hold what [`Irqs`] puts there.
+    fn is_table(&self, bar: u8, offset: u64, length: usize) -> bool {
+        let layout = self.function.endpoint().msix().map(|msix| msix.layout());
+        layout.is_some_and(|layout| {
+            let first = u64::from(layout.table_offset);
+            let end = offset.saturating_add(length as u64);
+            bar == layout.table_bar
+                && offset < first.saturating_add(layout.table_size())
+                && first < end
+        })
+    }
+
+    fn bar_index(&self, region: u32) -> Result<u8, Errno> {
+        let index = u8::try_from(region).map_err(|_| Errno::INVAL)?;
+        let bar = self.function.endpoint().bar(index);
+        bar.map(|_| index).ok_or(Errno::INVAL)
+    }
+}
+
+impl Device for Served {
+    /// One client at a time.
+    fn connected(&self, client: &Arc<Peer>) -> Result<(), Errno> {
+        let mut state = self.client();
+        if state.peer.is_some() {
+            return Err(Errno::BUSY);
+        }
+        state.peer = Some(Arc::clone(client));
+        drop(state);
+        self.state.changed.notify_all();
+        Ok(())
+    }
+
+    fn disconnected(&self, client: &Peer) {
+        let is_ours = |held: &Arc<Peer>| held.id() == client.id();
+        if !self.client().peer.as_ref().is_some_and(is_ours) {
+            return;
+        }
+        // The next client finds the function as at power-on.
+        self.start_over(ResetKind::FunctionLevel);
+        let mut state = self.client();
+        state.ram.clear();
+        state.irqs.clear_all(&self.of());
+        state.peer = None;
+        drop(state);
+        self.state.changed.notify_all();
+    }
+
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo {
+            regions: REGIONS,
+            irqs: index::COUNT,
+            reset: true,
+            pci: true,
+        }
+    }
+
+    fn region(&self, index: u32) -> Result<Region<'_>, Errno> {
+        if index == CONFIG {
+            return Ok(Region {
+                size: self.config_size(),
+                rights: Rights::READ_WRITE,
+                ..Region::default()
+            });
+        }
+        let Ok(index) = self.bar_index(index) else {
+            return Ok(Region::default());
+        };
+        let endpoint = self.function.endpoint();
+        let memory = endpoint.bar_memory(index);
+        Ok(Region {
+            size: endpoint.bar(index).map_or(0, |bar| bar.size),
+            rights: Rights::READ_WRITE,
+            file: memory.and_then(|memory| memory.file()),
+            ..Region::default()
+        })
+    }
+
+    fn region_read(&self, region: u32, offset: u64, into: &mut [u8]) -> Result<(), Errno> {
+        if region == CONFIG {
+            self.function.read_config(offset, into);
+            return Ok(());
+        }
+        let bar = self.bar_index(region)?;
+        if self.is_table(bar, offset, into.len()) {
+            into.fill(0xff);
+        } else {
+            self.function.read_bar(bar, offset, into);
+        }
+        Ok(())
+    }
+
+    fn region_write(&self, region: u32, offset: u64, from: &[u8]) -> Result<(), Errno> {
+        if region == CONFIG {
+            let (effect, after) = self.function.write_config(offset, from);
+            self.after(after);
+            if effect == ConfigEffect::FunctionReset {
+                self.start_over(ResetKind::FunctionLevel);
+            }
+            self.state.changed.notify_all();
+            return Ok(());
+        }
+        let bar = self.bar_index(region)?;
+        if !self.is_table(bar, offset, from.len()) {
+            self.after(self.function.write_bar(bar, offset, from));
+        }
+        Ok(())
+    }
+
+    fn irq(&self, index: u32) -> Result<Irq, Errno> {
+        let endpoint = self.function.endpoint();
+        let (count, flags) = match index {
+            index::INTX => {
+                let mut pin = [0];
+                endpoint.read_config(config::register::INTERRUPT_PIN.into(), &mut pin);
+                let flags = irq_flags::MASKABLE | irq_flags::AUTOMASKED;
+                (u32::from(pin != [0]), flags)
+            }
+            index::MSI => (endpoint.msi_vectors().into(), irq_flags::NORESIZE),
+            index::MSIX => {
+                let layout = endpoint.msix().map(|msix| msix.layout());
+                (layout.map_or(0, |layout| layout.vectors.into()), 0)
+            }
+            index::ERROR => {
+                let express = endpoint.capability(config::capability::EXPRESS);
+                (u32::from(express.is_some()), irq_flags::NORESIZE)
+            }
+            index::REQUEST => (1, irq_flags::NORESIZE),
+            _ => return Err(Errno::INVAL),
+        };
+        Ok(Irq {
+            count,
+            flags: flags | irq_flags::EVENTFD,
+        })
+    }
+
+    fn set_irqs(&self, _: &Peer, set: SetIrqs<'_>) -> Result<(), Errno> {
+        self.client().irqs.set(&self.of(), set)
+    }
+
+    fn dma_map(&self, client: &Arc<Peer>, map: DmaMap) -> Result<(), Errno> {
+        self.client().ram.map(&self.memory, client, map)
+    }
+
+    fn dma_unmap(&self, _: &Peer, span: Span<Iova>) {
+        self.client().ram.unmap(span);
+    }
+
+    fn reset(&self, _: &Peer) -> Result<(), Errno> {
+        self.start_over(ResetKind::Bus);
+        Ok(())
+    }
+}
