@@ -16,9 +16,19 @@ pub(crate) struct Refused {
     pub(crate) address: u64,
     pub(crate) access: Access,
     pub(crate) privilege: Privilege,
-    /// Untranslated, translation request or translated.
-    pub(crate) kind: Kind,
+    pub(crate) what: What,
     pub(crate) reason: Reason,
+}
+
+/// What kind of request was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum What {
+    /// An access, or an ATS translation request.
+    Access(Kind),
+    /// A page request.
+    PageRequest,
+    /// An interrupt request.
+    Interrupt,
 }
 
 impl Refused {
@@ -29,7 +39,7 @@ impl Refused {
             address: request.span.first().0,
             access: request.access,
             privilege: request.privilege,
-            kind: request.kind,
+            what: What::Access(request.kind),
             reason,
         }
     }
@@ -41,7 +51,7 @@ impl Refused {
             address: u64::from(index) << 48,
             access: Access::Write,
             privilege: Privilege::User,
-            kind: Kind::Untranslated,
+            what: What::Interrupt,
             reason,
         }
     }
@@ -52,30 +62,31 @@ impl Refused {
             .with_fault(true)
             .with_source(self.source.requester.0)
             .with_reason(self.reason.0);
-        let high = if self.reason.is_interrupt() {
-            high
-        } else {
-            let (type_1, type_2) = match self.access {
-                Access::Write => (false, false),
-                Access::Read | Access::Execute => (true, false),
-                Access::Atomic => (true, true),
-            };
-            let high = high
-                .with_type_1(type_1)
-                .with_type_2(type_2)
-                .with_address_type(match self.kind {
-                    Kind::Untranslated => 0,
-                    Kind::TranslationRequest => 1,
-                    Kind::Translated => 2,
-                });
-            match self.source.pasid {
-                None => high,
-                Some(pasid) => high
-                    .with_pasid_present(true)
-                    .with_pasid(pasid.as_u32())
-                    .with_privileged(self.privilege == Privilege::Supervisor)
-                    .with_execute(self.access == Access::Execute),
+        let high = match self.what {
+            What::Interrupt => high,
+            What::Access(kind) => {
+                let (type_1, type_2) = match self.access {
+                    Access::Write => (false, false),
+                    Access::Read | Access::Execute => (true, false),
+                    Access::Atomic => (true, true),
+                };
+                high.with_type_1(type_1)
+                    .with_type_2(type_2)
+                    .with_address_type(match kind {
+                        Kind::Untranslated => 0,
+                        Kind::TranslationRequest => 1,
+                        Kind::Translated => 2,
+                    })
             }
+            What::PageRequest => high.with_type_2(true),
+        };
+        let high = match self.source.pasid {
+            None => high,
+            Some(pasid) => high
+                .with_pasid_present(true)
+                .with_pasid(pasid.as_u32())
+                .with_privileged(self.privilege == Privilege::Supervisor)
+                .with_execute(self.access == Access::Execute),
         };
         Record {
             low: FaultRecordLow::new().with_info(self.address >> 12),

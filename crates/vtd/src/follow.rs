@@ -76,6 +76,9 @@ impl GuestDomains for Vtd {
     }
 
     fn report(&self, fault: &Fault) {
+        if !self.live.translates() || !self.is_behind(fault.source_id.requester) {
+            return;
+        }
         let entered = self.enter(fault.source_id, Kind::Untranslated);
         let quiet = match entered {
             Ok(domain) => domain.head.quiet(),

@@ -34,10 +34,12 @@ mod fault;
 mod follow;
 mod invalidate;
 mod live;
+mod pages;
 mod queue;
 mod registers;
 mod remap;
 pub mod spec;
+mod state;
 #[cfg(test)]
 mod tests;
 mod translate;
@@ -45,5 +47,7 @@ mod unit;
 
 pub use builder::{BuildError, Builder};
 pub use capabilities::{Capabilities, MAX_ADDRESS_MASK, MAX_FAULT_RECORDS};
+pub use pages::{PageRequest, PageRequested, PageRequester, PageResponse, ResponseCode};
 pub use remap::{Blocked, Cause, Posting, Remapped, Route, Routed};
+pub use state::StateError;
 pub use unit::Vtd;

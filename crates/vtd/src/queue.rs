@@ -210,8 +210,16 @@ impl Vtd {
                         }
                     }
                 }
+                Descriptor::Respond(response) => {
+                    flush(&mut invalidations, &mut interrupts);
+                    let known = self.page_response(&response);
+                    told::page_response(&response, known);
+                }
                 Descriptor::Wait { wait, address } => {
                     flush(&mut invalidations, &mut interrupts);
+                    if wait.drain_page_requests() {
+                        self.drain_page_requests();
+                    }
                     // What waits for a device that did not answer is aborted:
                     // its status is never written. Section 6.5.2.10.
                     let result = match outcome.timed_out {

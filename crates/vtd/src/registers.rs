@@ -1,6 +1,7 @@
 //! The register file: what a guest reads and writes. VT-d 4.1 section 11.
 
 mod command;
+pub(crate) mod mask;
 mod page;
 
 use std::mem;
@@ -13,6 +14,7 @@ use crate::capabilities::Capabilities;
 use crate::events::Event;
 use crate::fault::Faults;
 use crate::invalidate::Invalidation;
+use crate::pages::PageQueue;
 use crate::queue::Queue;
 use crate::spec::registers::Global;
 
@@ -41,6 +43,7 @@ pub(crate) struct Registers {
     pub(crate) fault_event: Event,
     pub(crate) queue: Queue,
     pub(crate) invalidation_event: Event,
+    pub(crate) pages: PageQueue,
     /// A global command that is not in force yet.
     pub(crate) command: Option<Command>,
     /// Messages to deliver when the lock is dropped.
@@ -71,9 +74,15 @@ impl Registers {
             fault_event: Event::RESET,
             queue: Queue::default(),
             invalidation_event: Event::RESET,
+            pages: PageQueue::RESET,
             command: None,
             outbox: Vec::new(),
         }
+    }
+
+    /// Whether something is to be done.
+    pub(crate) fn has_work(&self) -> bool {
+        self.next_job().is_some()
     }
 
     /// What is to be done next. It stays to be done until its end is put down.
@@ -159,13 +168,18 @@ impl Vtd {
             if let (Some(high), Some(next)) = (high, offset.checked_add(4)) {
                 registers.write_dword(next, high);
             }
-            registers.next_job().is_some()
+            registers.has_work()
         });
         if has_work {
-            match &self.wake {
-                Some(wake) => wake(),
-                None => while self.work() {},
-            }
+            self.have_worked();
+        }
+    }
+
+    /// There is work: it is done here, or who does it is woken.
+    pub(crate) fn have_worked(&self) {
+        match &self.wake {
+            Some(wake) => wake(),
+            None => while self.work() {},
         }
     }
 
@@ -186,7 +200,7 @@ impl Vtd {
         // Looked at after the turn is over: who could not have it since is
         // served by us.
         drop(turn);
-        self.lock_registers().next_job().is_some()
+        self.lock_registers().has_work()
     }
 
     /// Returns the unit to its state of power-on. Not called under a guard.
@@ -198,6 +212,7 @@ impl Vtd {
             self.live.set_root(0);
             self.live.set_interrupt_table(0);
         });
+        self.release_page_requests();
         self.forget();
     }
 

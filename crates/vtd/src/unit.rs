@@ -10,6 +10,7 @@ use crate::cache::Caches;
 use crate::capabilities::Capabilities;
 use crate::events::Deliver;
 use crate::live::Live;
+use crate::pages::Pages;
 use crate::registers::Registers;
 use crate::remap::Remapping;
 use crate::translate::Limits;
@@ -33,6 +34,8 @@ pub struct Vtd {
     pub(crate) registers: Mutex<Registers>,
     /// Held by who does what registers ask for. Locked before `registers`.
     pub(crate) turn: Mutex<()>,
+    /// Locked before `registers`.
+    pub(crate) pages: Mutex<Pages>,
     pub(crate) remapping: Remapping,
     pub(crate) observers: Mutex<Vec<Weak<dyn Observer>>>,
 }

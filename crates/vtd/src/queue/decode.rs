@@ -1,17 +1,18 @@
 //! From the bits of a descriptor to what it asks for, or what is wrong with
 //! it. VT-d 4.1 sections 6.5.2.1 to 6.5.2.8.
 
-use iogate_dma::{Pasid, RequesterId};
+use iogate_dma::{Pasid, RequesterId, Source};
 
 use crate::Capabilities;
 use crate::ats::DeviceInvalidation;
 use crate::capabilities::MAX_ADDRESS_MASK;
 use crate::invalidate::Invalidation;
+use crate::pages::{PageResponse, ResponseCode};
 use crate::registers::{function_bits, pages};
 use crate::remap::InterruptEntries;
 use crate::spec::descriptor::{
-    Context, DevicePages, DeviceTlb, Header, Interrupt, Iotlb, Pages, PasidCache, PasidDevicePages,
-    PasidDeviceTlb, PasidIotlb, Wait, device_mask, kind,
+    self, Context, DevicePages, DeviceTlb, Header, Interrupt, Iotlb, PageResponseGroup, Pages,
+    PasidCache, PasidDevicePages, PasidDeviceTlb, PasidIotlb, Wait, device_mask, kind,
 };
 use crate::spec::registers::{Granularity, QueueErrorInfo};
 
@@ -22,6 +23,7 @@ pub(super) enum Descriptor {
     Interrupts(InterruptEntries),
     DeviceTlb(DeviceInvalidation),
     Wait { wait: Wait, address: u64 },
+    Respond(PageResponse),
 }
 
 /// The reserved bits of the two low words of each type; Type[6:4] is looked at
@@ -34,6 +36,7 @@ const WAIT: [u64; 2] = [0xffff_f100, 3];
 const PASID_IOTLB: [u64; 2] = [0xfff0_0000_0000_f1c0, 0xf80];
 const PASID_CACHE: [u64; 2] = [0xfff0_0000_0000_f1c0, u64::MAX];
 const PASID_DEVICE_TLB: [u64; 2] = [0, 0x7fe];
+const PAGE_RESPONSE: [u64; 2] = [0xfff0_0000_0000_01e0, !0xffc];
 
 /// Reads a descriptor; `words` beyond its width are zero.
 pub(super) fn decode(
@@ -55,6 +58,7 @@ pub(super) fn decode(
         kind::PASID_IOTLB => (scalable, PASID_IOTLB),
         kind::PASID_CACHE => (scalable, PASID_CACHE),
         kind::PASID_DEVICE_TLB => (scalable && capabilities.has_device_tlb(), PASID_DEVICE_TLB),
+        kind::PAGE_RESPONSE => (capabilities.has_page_requests(), PAGE_RESPONSE),
         _ => (false, [0; 2]),
     };
     if !known {
@@ -87,11 +91,15 @@ pub(super) fn decode(
             pasid_iotlb(PasidIotlb::from_bits(low), high).map(Descriptor::Invalidate)
         }
         kind::PASID_CACHE => pasid_cache(PasidCache::from_bits(low)).map(Descriptor::Invalidate),
-        _ => pasid_device_tlb(
-            PasidDeviceTlb::from_bits(low),
-            PasidDevicePages::from_bits(high),
+        kind::PASID_DEVICE_TLB => {
+            let range = PasidDevicePages::from_bits(high);
+            pasid_device_tlb(PasidDeviceTlb::from_bits(low), range).map(Descriptor::DeviceTlb)
+        }
+        _ => page_response(
+            descriptor::PageResponse::from_bits(low),
+            PageResponseGroup::from_bits(high),
         )
-        .map(Descriptor::DeviceTlb),
+        .map(Descriptor::Respond),
     }
 }
 
@@ -179,6 +187,24 @@ fn pasid_device_tlb(
         pasid: Some(pasid(descriptor.pasid())?),
         global: range.global(),
         span: pages(range.page(), device_mask(range.page(), range.sized())),
+    })
+}
+
+fn page_response(
+    descriptor: descriptor::PageResponse,
+    group: PageResponseGroup,
+) -> Result<PageResponse, QueueErrorInfo> {
+    let pasid = match descriptor.pasid_present() {
+        true => Some(pasid(descriptor.pasid())?),
+        false => None,
+    };
+    Ok(PageResponse {
+        source: Source {
+            pasid,
+            ..RequesterId(descriptor.source()).into()
+        },
+        group: group.group(),
+        code: ResponseCode::from_bits(descriptor.code()),
     })
 }
 

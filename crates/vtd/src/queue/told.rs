@@ -4,6 +4,7 @@ use iogate_dma::{MemoryError, RequesterId};
 
 use crate::ats::{DeviceInvalidation, DeviceTlbError};
 use crate::invalidate::Invalidation;
+use crate::pages::PageResponse;
 use crate::remap::InterruptEntries;
 use crate::spec::descriptor::Wait;
 use crate::spec::registers::QueueErrorInfo;
@@ -83,6 +84,16 @@ pub(super) fn device_tlb(invalidation: &DeviceInvalidation, result: Result<(), D
             told!("vtd_inv_desc_device_tlb", %source, pasid, global, range = %span, result);
         }
     }
+}
+
+pub(super) fn page_response(response: &PageResponse, known: bool) {
+    told!(
+        "vtd_inv_desc_page_response",
+        source = %response.source,
+        group = response.group,
+        code = ?response.code,
+        result = if known { "done" } else { "nobody asked" },
+    );
 }
 
 pub(super) fn wait(wait: Wait, address: u64, aborted: bool, written: Result<(), MemoryError>) {

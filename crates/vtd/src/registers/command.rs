@@ -129,6 +129,9 @@ impl Vtd {
         if switched || replaced {
             self.gate.grace().wait();
         }
+        if switched && !status.translation() {
+            self.release_page_requests();
+        }
         if switched || replaced && pointers {
             self.invalidate(&self.everything());
         }

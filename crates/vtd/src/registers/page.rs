@@ -2,21 +2,8 @@
 //! 4.1 sections 11.2 and 11.4.
 
 use crate::events::Part;
-use crate::registers::Registers;
+use crate::registers::{Registers, mask};
 use crate::spec::registers::{Global, offset};
-
-/// Bits of RTADDR that a guest can set; TTM with scalable mode only.
-const ROOT_MODE: u64 = 3 << 10;
-const PAGE: u64 = !0xfff;
-/// Bits of IRTA: size, and EIME with extended interrupt mode only.
-const TABLE_SIZE: u64 = 0xf;
-const TABLE_EXTENDED: u64 = 1 << 11;
-/// Bits of CCMD and of IOTLB, without what the unit alone sets.
-const CONTEXT_COMMAND: u64 = 1 << 63 | 3 << 61 | 0x3_ffff_ffff;
-const CONTEXT_ACTUAL: u64 = 3 << 59;
-const IOTLB_COMMAND: u64 = 1 << 63 | 3 << 60 | 0x3_ffff << 32;
-const IOTLB_ACTUAL: u64 = 3 << 57;
-const INVALIDATE_ADDRESS: u64 = PAGE | 0x7f;
 
 fn pair(low: u32, high: u32) -> u64 {
     u64::from(low) | u64::from(high) << 32
@@ -40,6 +27,7 @@ impl Registers {
             return 0;
         };
         let has_queue = self.capabilities.has_queued_invalidation();
+        let has_pages = self.capabilities.has_page_requests();
         match slot {
             offset::VER => self.capabilities.version().into(),
             offset::CAP => self.capabilities.capability_register(),
@@ -59,6 +47,12 @@ impl Registers {
             0x0a8 if has_queue => self.invalidation_event.address,
             offset::IQERCD if has_queue => self.queue.error.into_bits(),
             offset::IRTA => self.interrupt_table,
+            offset::PQH if has_pages => self.pages.head.into(),
+            offset::PQT if has_pages => self.pages.tail.into(),
+            offset::PQA if has_pages => self.pages.address,
+            0x0d8 if has_pages => pair(0, self.pages.status().into_bits()),
+            offset::PECTL if has_pages => self.pages.event.control_and_data(),
+            0x0e8 if has_pages => self.pages.event.address,
             // IVA reads as zero.
             offset::IOTLB => self.iotlb_command,
             _ => self.faults.quad(slot),
@@ -70,8 +64,14 @@ impl Registers {
         let Ok(at) = u16::try_from(at) else {
             return;
         };
-        if !self.write_translation(at, value) && self.capabilities.has_queued_invalidation() {
+        if self.write_translation(at, value) {
+            return;
+        }
+        if self.capabilities.has_queued_invalidation() {
             self.write_queue(at, value);
+        }
+        if self.capabilities.has_page_requests() {
+            self.write_pages(at, value);
         }
     }
 
@@ -85,29 +85,25 @@ impl Registers {
         match at {
             offset::GCMD => self.write_command(Global::from_bits(value)),
             offset::RTADDR | RTADDR_HIGH => {
-                let scalable = self.capabilities.is_scalable();
-                let mask = PAGE | if scalable { ROOT_MODE } else { 0 };
+                let mask = mask::root(&self.capabilities);
                 self.root = replaced(self.root, at, value, mask);
             }
             offset::CCMD | CCMD_HIGH => {
-                let actual = self.context_command & CONTEXT_ACTUAL;
-                let new = replaced(self.context_command, at, value, CONTEXT_COMMAND);
+                let actual = self.context_command & mask::CONTEXT_ACTUAL;
+                let new = replaced(self.context_command, at, value, mask::CONTEXT_COMMAND);
                 self.context_command = new | actual;
             }
             offset::IRTA | IRTA_HIGH => {
-                if self.capabilities.has_interrupt_remapping() {
-                    let extended = self.capabilities.has_extended_interrupt_mode();
-                    let mask = PAGE | TABLE_SIZE | if extended { TABLE_EXTENDED } else { 0 };
-                    self.interrupt_table = replaced(self.interrupt_table, at, value, mask);
-                }
+                let mask = mask::interrupt_table(&self.capabilities);
+                self.interrupt_table = replaced(self.interrupt_table, at, value, mask);
             }
             offset::IVA | IVA_HIGH => {
-                let new = replaced(self.invalidate_address, at, value, INVALIDATE_ADDRESS);
+                let new = replaced(self.invalidate_address, at, value, mask::INVALIDATE_ADDRESS);
                 self.invalidate_address = new;
             }
             offset::IOTLB | IOTLB_HIGH => {
-                let actual = self.iotlb_command & IOTLB_ACTUAL;
-                let new = replaced(self.iotlb_command, at, value, IOTLB_COMMAND);
+                let actual = self.iotlb_command & mask::IOTLB_ACTUAL;
+                let new = replaced(self.iotlb_command, at, value, mask::IOTLB_COMMAND);
                 self.iotlb_command = new | actual;
             }
             offset::FSTS => self.write_fault_status(value),
@@ -127,10 +123,9 @@ impl Registers {
     fn write_queue(&mut self, at: u16, value: u32) {
         const IQA_HIGH: u16 = offset::IQA + 4;
         match at {
-            offset::IQT => self.queue.tail = value & 0x7_fff0,
+            offset::IQT => self.queue.tail = value & mask::QUEUE_OFFSET,
             offset::IQA | IQA_HIGH => {
-                let wide = self.capabilities.is_scalable();
-                let mask = PAGE | 7 | if wide { 1 << 11 } else { 0 };
+                let mask = mask::queue(&self.capabilities);
                 self.queue.address = replaced(self.queue.address, at, value, mask);
             }
             offset::ICS if value & 1 != 0 => {
@@ -141,6 +136,27 @@ impl Registers {
                 let sent = self
                     .invalidation_event
                     .write(part(at.wrapping_sub(offset::IECTL)), value);
+                self.outbox.extend(sent);
+            }
+            _ => {}
+        }
+    }
+
+    /// Registers of units with page requests.
+    fn write_pages(&mut self, at: u16, value: u32) {
+        const PQA_HIGH: u16 = offset::PQA + 4;
+        match at {
+            offset::PQH => self.pages.head = value & mask::PAGE_OFFSET,
+            offset::PQT => self.pages.tail = value & mask::PAGE_OFFSET,
+            offset::PQA | PQA_HIGH => {
+                self.pages.address = replaced(self.pages.address, at, value, mask::PAGE_QUEUE);
+            }
+            offset::PRS => self.write_page_status(value),
+            0x0e0..=0x0ec => {
+                let sent = self
+                    .pages
+                    .event
+                    .write(part(at.wrapping_sub(offset::PECTL)), value);
                 self.outbox.extend(sent);
             }
             _ => {}

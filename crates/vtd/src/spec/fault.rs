@@ -215,11 +215,3 @@ impl Reason {
         )
     }
 }
-
-impl Reason {
-    /// Whether it is one of interrupt remapping: its record holds an index
-    /// where those of requests hold an address. Section 5.1.4.1.
-    pub const fn is_interrupt(self) -> bool {
-        self.0 >= 0x20 && self.0 < 0x30
-    }
-}

@@ -6,6 +6,7 @@ pub mod descriptor;
 pub mod fault;
 pub mod interrupt;
 pub mod irte;
+pub mod page_request;
 pub mod pasid;
 pub mod posted;
 pub mod registers;

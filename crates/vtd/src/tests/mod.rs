@@ -1,4 +1,11 @@
 //! The guest's side: what a driver does, and what it sees.
 
-mod guest;
+mod events;
+mod faults;
+pub(crate) mod guest;
 mod linux;
+mod pages;
+mod properties;
+mod queue;
+mod registers;
+mod state;

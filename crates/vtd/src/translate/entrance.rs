@@ -114,6 +114,18 @@ impl Vtd {
         source: Source,
         kind: RequestKind,
     ) -> Result<Domain, Denied> {
+        let (directory, head) = self.scalable_context(root, source, kind)?;
+        self.enter_pasid(directory, head)
+    }
+
+    /// As far as the context entry: the PASID directory that it names, and what
+    /// it says itself. Page requests are looked at no further.
+    pub(crate) fn scalable_context(
+        &self,
+        root: RootTableAddress,
+        source: Source,
+        kind: RequestKind,
+    ) -> Result<(u64, Head), Denied> {
         let deny = |reason| Denied::of(reason, false);
         let at = entry(
             root.address(),
@@ -166,7 +178,7 @@ impl Vtd {
             .with_quiet(low.fault_disable())
             .with_device_tlb(low.device_tlb())
             .with_page_requests(low.page_requests());
-        self.enter_pasid(low.address(), head)
+        Ok((low.address(), head))
     }
 
     /// Through the PASID directory at `directory`, for `head`'s PASID.
