@@ -368,6 +368,7 @@ fn entry(origin: Origin<'_>, cdev: Option<u32>, ats: bool) -> (FunctionKind, Dri
         Origin::Device(device) | Origin::Virtual(device) => {
             let entry = model::DeviceEntry {
                 model: device.model.clone(),
+                name: device.name.clone(),
                 properties: device.properties.clone(),
                 place: device.mark.location(),
                 cdev,

@@ -27,6 +27,7 @@ pub(crate) struct BridgeEntry {
 pub(crate) struct DeviceEntry {
     pub(crate) mark: Mark,
     pub(crate) model: String,
+    pub(crate) name: Option<String>,
     pub(crate) properties: Properties,
     pub(crate) behind: Option<Located<String>>,
     pub(crate) at: Option<Located<Source>>,

@@ -100,6 +100,7 @@ fn entry(
     FunctionEntry {
         kind: FunctionKind::Device(model::DeviceEntry {
             model: device.model.clone(),
+            name: device.name.clone(),
             properties: device.properties.clone(),
             place: device.mark.location(),
             cdev: Some(cdev),

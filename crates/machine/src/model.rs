@@ -229,6 +229,8 @@ pub struct BridgeEntry {
 pub struct DeviceEntry {
     /// The model's name, one of those known.
     pub model: String,
+    /// What its socket is called under `iogate serve`, if that is said.
+    pub name: Option<String>,
     /// What the entry says about it.
     pub properties: Properties,
     /// Where its entry stands, for messages: `machine.toml:7:9`.

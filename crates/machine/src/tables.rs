@@ -280,8 +280,9 @@ pub(crate) fn bridge(mut table: Table<'_, '_>) -> Option<BridgeEntry> {
     })
 }
 
-const DEVICE_KEYS: [&str; 11] = [
-    "model", "behind", "at", "group", "driver", "iommu", "ats", "acs", "mmio", "mediated", "uuid",
+const DEVICE_KEYS: [&str; 12] = [
+    "model", "name", "behind", "at", "group", "driver", "iommu", "ats", "acs", "mmio", "mediated",
+    "uuid",
 ];
 
 pub(crate) fn device(mut table: Table<'_, '_>, models: &[Model]) -> Option<DeviceEntry> {
@@ -301,6 +302,7 @@ pub(crate) fn device(mut table: Table<'_, '_>, models: &[Model]) -> Option<Devic
     let known: Vec<&str> = own.chain(DEVICE_KEYS).collect();
     table.only(&known);
     let (mediated, uuid) = mediated::keys(&mut table);
+    let name = table.field("name").and_then(|field| table.name(field));
     let behind = text_of(&mut table, "behind");
     let iommu = text_of(&mut table, "iommu");
     let at = table.field("at").and_then(|field| table.source(field));
@@ -331,6 +333,7 @@ pub(crate) fn device(mut table: Table<'_, '_>, models: &[Model]) -> Option<Devic
     Some(DeviceEntry {
         mark: model_name.mark,
         model: model_name.value,
+        name: name.map(|name| name.value),
         properties: table.properties(model),
         behind,
         at,

@@ -153,11 +153,6 @@ fn accept(server: &Server, served: &Arc<Served>) {
     }
 }
 
-/// The name of a function's socket: its place, then what it is.
-fn name(at: RequesterId, what: &str) -> String {
-    format!("{:02x}.{}-{what}", at.device(), at.function())
-}
-
 fn build_unit(
     parts: &Parts,
     planned: &PlannedUnit,
@@ -179,7 +174,7 @@ fn build_unit(
     let function = UnitFunction::new(Arc::clone(&unit), source, Arc::clone(&wires) as _);
     let function = function.map_err(|error| Refusal(error.to_string()))?;
     let served = Arc::new(Served {
-        name: name(planned.at, &planned.name),
+        name: planned.name.clone(),
         source,
         function: Arc::new(function),
         wires,
@@ -250,7 +245,7 @@ fn build_device(
     let to_worker = Arc::clone(&waker);
     function.attend(Arc::new(move || to_worker.wake()));
     let of_worker = Arc::clone(&function);
-    let name = name(planned.at, &device.model);
+    let name = planned.name.clone();
     let quantum = move || of_worker.work(&mut port) == After::Work;
     worker::start(&name, &waker, quantum).map_err(failed("start a thread"))?;
     Ok(Arc::new(Served {

@@ -1,7 +1,7 @@
 //! Where everything of a machine stands on the guest's root bus, and what is
 //! behind which unit.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use iogate_dma::{RequesterId, Source};
 use iogate_machine::{IommuKind, Machine, Translation, Vtd};
@@ -28,6 +28,8 @@ pub(crate) struct PlannedDevice {
     /// Its index in [`Machine::functions`].
     pub(crate) index: usize,
     pub(crate) model: String,
+    /// What its socket is called.
+    pub(crate) name: String,
     pub(crate) at: RequesterId,
     /// The index of the unit that it is behind, if it is behind one.
     pub(crate) unit: Option<usize>,
@@ -110,11 +112,26 @@ impl Plan {
                 width: iommu.iova_bits,
             });
         }
+        let models: Vec<_> = devices
+            .iter()
+            .map(|(_, device, ..)| &device.model)
+            .collect();
+        let models: Vec<String> = models.into_iter().cloned().collect();
+        let is_alone = |model: &str| models.iter().filter(|other| *other == model).count() == 1;
         let devices = devices.into_iter().map(|(index, device, translation, at)| {
+            let at = places.given_or_next(at)?;
+            let name = match &device.name {
+                Some(name) => name.clone(),
+                None if is_alone(&device.model) => device.model.clone(),
+                None => {
+                    format!("{}-{:02x}.{}", device.model, at.device(), at.function())
+                }
+            };
             Ok(PlannedDevice {
                 index,
                 model: device.model.clone(),
-                at: places.given_or_next(at)?,
+                name,
+                at,
                 unit: match translation {
                     Translation::Unit(unit) => Some(unit),
                     Translation::Emulated | Translation::None => None,
@@ -123,10 +140,28 @@ impl Plan {
             })
         });
         let devices = devices.collect::<Result<_, Refusal>>()?;
-        Ok(Self {
+        let plan = Self {
             units: planned,
             devices,
-        })
+        };
+        plan.check_names()?;
+        Ok(plan)
+    }
+
+    /// Every socket has a name of its own.
+    fn check_names(&self) -> Result<(), Refusal> {
+        let units = self.units.iter().map(|unit| (&unit.name, unit.at));
+        let devices = self.devices.iter().map(|device| (&device.name, device.at));
+        let mut known = BTreeMap::new();
+        for (name, at) in units.chain(devices) {
+            if let Some(other) = known.insert(name, at) {
+                return Err(Refusal(format!(
+                    "the sockets of {other} and {at} would both be called `{name}`: give one \
+                     another `name`"
+                )));
+            }
+        }
+        Ok(())
     }
 }
 

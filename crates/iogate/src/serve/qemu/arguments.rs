@@ -104,11 +104,10 @@ impl User {
         let mut size = None;
         for value in self.values(&["m"]) {
             let first = value.split(',').next().unwrap_or_default();
-            let keyed = value
-                .split(',')
-                .filter_map(|part| part.strip_prefix("size="));
             let found = match first.contains('=') {
-                true => keyed.last(),
+                true => value
+                    .rsplit(',')
+                    .find_map(|part| part.strip_prefix("size=")),
                 false => Some(first),
             };
             size = found.or(size);
