@@ -48,6 +48,7 @@ mod unit;
 pub use builder::{BuildError, Builder};
 pub use capabilities::{Capabilities, MAX_ADDRESS_MASK, MAX_FAULT_RECORDS};
 pub use pages::{PageRequest, PageRequested, PageRequester, PageResponse, ResponseCode};
+pub use registers::REGISTER_BYTES;
 pub use remap::{Blocked, Cause, Posting, Remapped, Route, Routed};
 pub use state::StateError;
 pub use unit::Vtd;

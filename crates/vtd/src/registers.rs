@@ -20,8 +20,8 @@ use crate::spec::registers::Global;
 
 pub(crate) use command::{Command, function_bits, pages};
 
-/// Bytes of the register page.
-pub(crate) const BYTES: u64 = 0x1000;
+/// Bytes of a unit's registers, which stand at a multiple of it.
+pub const REGISTER_BYTES: u64 = 0x1000;
 
 /// The registers' own state, behind the unit's one lock.
 #[derive(Debug)]
@@ -176,7 +176,7 @@ impl Vtd {
     }
 
     /// There is work: it is done here, or who does it is woken.
-    pub(crate) fn have_worked(&self) {
+    fn have_worked(&self) {
         match &self.wake {
             Some(wake) => wake(),
             None => while self.work() {},
@@ -203,17 +203,30 @@ impl Vtd {
         self.lock_registers().has_work()
     }
 
+    /// Does something while no work is under way.
+    pub(crate) fn between_work<R>(&self, act: impl FnOnce() -> R) -> R {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = act();
+        drop(turn);
+        // Who wanted to work meanwhile went away.
+        if self.lock_registers().has_work() {
+            self.have_worked();
+        }
+        result
+    }
+
     /// Returns the unit to its state of power-on. Not called under a guard.
     pub fn reset(&self) {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.with_registers(|registers| {
-            *registers = Registers::new(self.capabilities);
-            self.live.set_status(0);
-            self.live.set_root(0);
-            self.live.set_interrupt_table(0);
+        self.between_work(|| {
+            self.with_registers(|registers| {
+                *registers = Registers::new(self.capabilities);
+                self.live.set_status(0);
+                self.live.set_root(0);
+                self.live.set_interrupt_table(0);
+            });
+            self.release_page_requests();
+            self.forget();
         });
-        self.release_page_requests();
-        self.forget();
     }
 
     /// Drops all that is cached, and has everybody look again.

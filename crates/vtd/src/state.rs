@@ -6,7 +6,6 @@
 mod bytes;
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
 
 use iogate_dma::{Pasid, RequesterId, Source};
 
@@ -39,7 +38,10 @@ impl Vtd {
     /// The state, as bytes. A piece of work that is under way is waited for;
     /// what remains of it is part of the state. Not called under a guard.
     pub fn save(&self) -> Vec<u8> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.between_work(|| self.write_state())
+    }
+
+    fn write_state(&self) -> Vec<u8> {
         let mut writer = Writer::default();
         writer.u32(MAGIC);
         writer.u32(VERSION);
@@ -81,20 +83,16 @@ impl Vtd {
         let registers = read_registers(&mut reader, fresh)?;
         let waiting = self.read_waiting(&mut reader)?;
         reader.end()?;
-        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_work = self.with_registers(|now| {
-            *now = registers;
-            self.live.set_root(root);
-            self.live.set_interrupt_table(table);
-            self.live.set_status(now.status.into_bits());
-            now.has_work()
+        self.between_work(|| {
+            self.with_registers(|now| {
+                *now = registers;
+                self.live.set_root(root);
+                self.live.set_interrupt_table(table);
+                self.live.set_status(now.status.into_bits());
+            });
+            self.replace_waiting(waiting);
+            self.forget();
         });
-        self.replace_waiting(waiting);
-        self.forget();
-        drop(turn);
-        if has_work {
-            self.have_worked();
-        }
         Ok(())
     }
 

@@ -4,15 +4,15 @@ use bitfield_struct::bitfield;
 
 use super::registers::Granularity;
 
-/// Type[3:0] with Type[6:4]: the same place in every descriptor.
+/// The type, in two parts that stand in the same place in every descriptor.
 #[bitfield(u64)]
 pub struct Header {
-    /// Type[3:0].
+    /// Type, bits 3:0.
     #[bits(4)]
     pub low: u8,
     #[bits(5)]
     _other: u8,
-    /// Type[6:4].
+    /// Type, bits 6:4.
     #[bits(3)]
     pub high: u8,
     #[bits(52)]
@@ -140,7 +140,7 @@ pub struct Pages {
 pub struct DeviceTlb {
     #[bits(12)]
     _kind: u16,
-    /// PFSID[3:0].
+    /// PFSID, bits 3:0.
     #[bits(4)]
     pub physical_low: u8,
     /// MIP.
@@ -152,7 +152,7 @@ pub struct DeviceTlb {
     pub source: u16,
     #[bits(4)]
     _reserved: u8,
-    /// PFSID[15:4].
+    /// PFSID, bits 15:4.
     #[bits(12)]
     pub physical_high: u16,
 }
@@ -179,7 +179,7 @@ pub struct PasidDeviceTlb {
     pub pending: u8,
     #[bits(3)]
     _kind_high: u8,
-    /// PFSID[3:0].
+    /// PFSID, bits 3:0.
     #[bits(4)]
     pub physical_low: u8,
     /// SID.
@@ -187,7 +187,7 @@ pub struct PasidDeviceTlb {
     /// PASID.
     #[bits(20)]
     pub pasid: u32,
-    /// PFSID[15:4].
+    /// PFSID, bits 15:4.
     #[bits(12)]
     pub physical_high: u16,
 }
