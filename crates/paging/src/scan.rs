@@ -200,6 +200,10 @@ impl<F: Format, T: Tables, Tell: FnMut(Mapped) -> ControlFlow<()>> Scan<'_, F, T
         };
         let start = entry & meaning;
         let mut expected = start;
+        let next = rest.first().map(|next| next & meaning);
+        if next != Some(start.wrapping_add(covers)) {
+            return 0;
+        }
         let mut same = 0_usize;
         // By eight, in a form that becomes vector instructions.
         for eight in rest.chunks_exact(8) {

@@ -1,16 +1,18 @@
 //! Two states of an address space compared: the least changes that lead from
 //! one to the other.
 
+use std::borrow::Cow;
+
 use iogate_dma::{Change, Iova, Mapping, Span};
 
-use crate::runs::{clip, push};
+use crate::runs::{clip, join};
 
 /// Changes: what is unmapped, then what is mapped, both in the order of
 /// addresses and joined where they touch.
 #[derive(Default, Debug)]
 pub(crate) struct Changes {
-    pub(crate) unmaps: Vec<Span<Iova>>,
-    pub(crate) maps: Vec<Mapping>,
+    unmaps: Vec<Change>,
+    maps: Vec<Change>,
 }
 
 impl Changes {
@@ -69,37 +71,70 @@ impl Changes {
 
     #[inline]
     fn unmap(&mut self, span: Span<Iova>) {
-        if let Some(last) = self.unmaps.last_mut()
+        if let Some(Change::Unmap(last)) = self.unmaps.last_mut()
             && last.last().checked_add(1) == Some(span.first())
             && let Some(joined) = Span::new(last.first(), span.last())
         {
             *last = joined;
         } else {
-            self.unmaps.push(span);
+            self.unmaps.push(Change::Unmap(span));
         }
     }
 
     #[inline]
     fn map(&mut self, mapping: Mapping) {
-        push(&mut self.maps, mapping);
+        if let Some(Change::Map(last)) = self.maps.last_mut()
+            && let Some(joined) = join(last, &mapping)
+        {
+            *last = joined;
+        } else {
+            self.maps.push(Change::Map(mapping));
+        }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.unmaps.is_empty() && self.maps.is_empty()
+    /// Makes room for so many mappings.
+    pub(crate) fn expect(&mut self, mappings: usize) {
+        self.maps.reserve(mappings);
     }
 
-    /// The part in `section`, as a listener takes them.
-    pub(crate) fn batch(&self, section: Span<Iova>) -> Vec<Change> {
-        let unmaps = self
-            .unmaps
-            .iter()
-            .filter_map(|span| span.intersection(&section));
-        let maps = self.maps.iter().filter_map(|run| clip(run, &section));
-        let mut batch = Vec::with_capacity(self.unmaps.len().saturating_add(self.maps.len()));
-        batch.extend(unmaps.map(Change::Unmap));
-        batch.extend(maps.map(Change::Map));
-        batch
+    /// Begins the mappings with those from `first` on, and keeps `most` of
+    /// them; whether that was all.
+    pub(crate) fn limit(&mut self, first: Iova, most: usize) -> bool {
+        let from = self.maps.partition_point(|map| span(map).last() < first);
+        self.maps.rotate_left(from);
+        let all = self.maps.len() <= most;
+        self.maps.truncate(most);
+        all
     }
+
+    /// All of them, as a listener takes them.
+    pub(crate) fn into_batch(mut self) -> Vec<Change> {
+        if self.unmaps.is_empty() {
+            return self.maps;
+        }
+        self.unmaps.append(&mut self.maps);
+        self.unmaps
+    }
+}
+
+/// The addresses that a change is about.
+pub(crate) fn span(change: &Change) -> Span<Iova> {
+    match change {
+        Change::Map(mapping) => mapping.span,
+        Change::Unmap(span) => *span,
+    }
+}
+
+/// The part of a batch in `section`.
+pub(crate) fn within(batch: &[Change], section: Span<Iova>) -> Cow<'_, [Change]> {
+    if batch.iter().all(|change| section.encloses(&span(change))) {
+        return Cow::Borrowed(batch);
+    }
+    let part = |change: &Change| match change {
+        Change::Map(mapping) => clip(mapping, &section).map(Change::Map),
+        Change::Unmap(span) => span.intersection(&section).map(Change::Unmap),
+    };
+    batch.iter().filter_map(part).collect()
 }
 
 #[cfg(test)]
@@ -119,10 +154,10 @@ mod tests {
         }
     }
 
-    fn diff(old: &[Mapping], new: &[Mapping]) -> Changes {
+    fn diff(old: &[Mapping], new: &[Mapping]) -> Vec<Change> {
         let mut changes = Changes::default();
         changes.add(old.iter().copied(), new.iter().copied());
-        changes
+        changes.into_batch()
     }
 
     #[test]
@@ -136,8 +171,8 @@ mod tests {
     #[test]
     fn a_run_that_grows_is_mapped_only_where_it_is_new() {
         let changes = diff(&[run(10, 19, 10)], &[run(0, 29, 0)]);
-        assert!(changes.unmaps.is_empty());
-        assert_eq!(changes.maps, [run(0, 9, 0), run(20, 29, 20)]);
+        let maps = [run(0, 9, 0), run(20, 29, 20)];
+        assert_eq!(changes, maps.map(Change::Map));
     }
 
     #[test]
@@ -150,19 +185,19 @@ mod tests {
         ];
         let new = [run(5, 19, 700), run(40, 49, 0)];
         let changes = diff(&old, &new);
-        assert_eq!(changes.unmaps, [span(0, 29)]);
-        assert_eq!(changes.maps, [run(5, 19, 700)]);
+        let map = Change::Map(run(5, 19, 700));
+        assert_eq!(changes, [Change::Unmap(span(0, 29)), map]);
     }
 
     #[test]
     fn the_whole_space_can_be_replaced() {
         let changes = diff(&[run(0, u64::MAX, 0)], &[run(0, u64::MAX, 1)]);
-        assert_eq!(changes.unmaps, [Span::whole()]);
-        assert_eq!(changes.maps, [run(0, u64::MAX, 1)]);
+        let map = Change::Map(run(0, u64::MAX, 1));
+        assert_eq!(changes, [Change::Unmap(Span::whole()), map]);
         let section = span(4096, 8191);
-        let batch = changes.batch(section);
+        let batch = within(&changes, section);
         assert_eq!(
-            batch,
+            *batch,
             [Change::Unmap(section), Change::Map(run(4096, 8191, 4097))]
         );
     }
@@ -172,6 +207,6 @@ mod tests {
         let mut writable = run(0, 9, 0);
         writable.rights = Rights::READ_WRITE;
         let changes = diff(&[run(0, 9, 0)], &[writable]);
-        assert_eq!((changes.unmaps.len(), changes.maps.len()), (1, 1));
+        assert_eq!(changes.len(), 2);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 
-use iogate_dma::{GuestDomains, Iova, Mapping, Rights, Scan, Source, Span};
+use iogate_dma::{Change, GuestDomains, Iova, Mapping, Rights, Scan, Source, Span};
 
 use crate::diff::Changes;
 use crate::runs::{Runs, clip, push};
@@ -29,12 +29,17 @@ pub(crate) struct Domain {
 pub(crate) struct Seen {
     /// Where what is mapped is another than what was known, and what it is.
     news: Vec<(Span<Iova>, Vec<Mapping>)>,
-    /// What leads from what was known to that.
-    pub(crate) changes: Changes,
     /// What is beyond a limit: it counts as not mapped.
     pub(crate) missed: Spans,
     /// Runs in it.
     pub(crate) runs: usize,
+}
+
+impl Seen {
+    /// Whether something is mapped otherwise than was known.
+    pub(crate) fn is_news(&self) -> bool {
+        !self.news.is_empty()
+    }
 }
 
 impl Domain {
@@ -84,12 +89,19 @@ impl Domain {
                 .saturating_add(fresh.as_ref().map_or(known.len(), Vec::len));
             if let Some(fresh) = fresh {
                 total = others.saturating_add(fresh.len());
-                let old = known.iter().filter_map(|run| clip(run, &span));
-                seen.changes.add(old, fresh.iter().copied());
                 seen.news.push((span, fresh));
             }
         }
         seen
+    }
+
+    /// What leads from what is known to what was seen.
+    pub(crate) fn changes(&self, seen: &Seen) -> Vec<Change> {
+        let mut changes = Changes::default();
+        for (span, fresh) in &seen.news {
+            changes.add(self.known.within(*span), fresh.iter().copied());
+        }
+        changes.into_batch()
     }
 
     /// What was seen is what is known.

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use iogate_dma::{
-    Access, Change, DomainKey, Fault, FaultReason, Iova, Listener, Mapping, Partial, Rights, Scope,
-    Source, Span,
+    Access, Change, DomainKey, Fault, FaultReason, Gpa, Iova, Listener, Mapping, Partial, Rights,
+    Scope, Source, Span,
 };
 
-use crate::diff::Changes;
+use crate::diff::{Changes, span, within};
 use crate::runs::{Runs, clip};
 use crate::shadow::Failure;
 use crate::spans::Spans;
@@ -98,9 +98,9 @@ impl Follower {
     /// Tells it of what changes in a domain whose mappings it has, all of
     /// `known` before the change. What it does not take is its own matter from
     /// then on.
-    pub(crate) fn hear(&mut self, changes: &Changes, known: &Runs, faults: &mut Vec<Fault>) {
-        let batch = changes.batch(self.section);
-        if let Some(done) = self.tell(batch, faults) {
+    pub(crate) fn hear(&mut self, changes: &[Change], known: &Runs, faults: &mut Vec<Fault>) {
+        let batch = within(changes, self.section);
+        if let Some(done) = self.tell(&batch, faults) {
             let view = known.within(self.section).collect();
             self.own = Some(after(view, &done));
             self.is_rested = true;
@@ -113,7 +113,7 @@ impl Follower {
     pub(crate) fn settle(
         &mut self,
         target: &Runs,
-        renewed: Option<Span<iogate_dma::Gpa>>,
+        renewed: Option<Span<Gpa>>,
         most: usize,
         faults: &mut Vec<Fault>,
     ) {
@@ -121,17 +121,22 @@ impl Follower {
             return;
         };
         let mut changes = Changes::default();
-        let old = own.as_slice().iter().flat_map(|run| marked(run, renewed));
-        changes.add(old, target.within(self.section));
-        let room = most.saturating_sub(own.len());
-        let is_cut = changes.maps.len() > room;
-        let resume = self.resume;
-        let from = changes.maps.partition_point(|run| run.span.last() < resume);
-        changes.maps.rotate_left(from);
-        changes.maps.truncate(room);
-        match self.tell(changes.batch(self.section), faults) {
+        if own.len() == 0 {
+            changes.expect(target.overlapping(self.section).len());
+        }
+        let new = target.within(self.section);
+        match renewed {
+            None => changes.add(own.as_slice().iter().copied(), new),
+            Some(renewed) => {
+                let old = own.as_slice().iter();
+                changes.add(old.flat_map(|run| marked(run, renewed)), new);
+            }
+        }
+        let is_all = changes.limit(self.resume, most.saturating_sub(own.len()));
+        let batch = changes.into_batch();
+        match self.tell(&batch, faults) {
             Some(done) => self.own = Some(after(own, &done)),
-            None if is_cut => self.own = Some(after(own, &changes.batch(self.section))),
+            None if !is_all => self.own = Some(after(own, &batch)),
             None => {
                 self.resume = Iova(0);
                 self.told.retain(|told| told.rights == Rights::NONE);
@@ -168,11 +173,11 @@ impl Follower {
 
     /// Hands over a batch, unmaps first. `None` if all of it is in force, else
     /// what is.
-    fn tell(&mut self, batch: Vec<Change>, faults: &mut Vec<Fault>) -> Option<Vec<Change>> {
+    fn tell(&mut self, batch: &[Change], faults: &mut Vec<Fault>) -> Option<Vec<Change>> {
         if batch.is_empty() {
             return None;
         }
-        let refused = self.hand_over(&batch)?;
+        let refused = self.hand_over(batch)?;
         self.refusal = None;
         let unmaps = batch.partition_point(|change| matches!(change, Change::Unmap(_)));
         let (unmaps, maps) = batch.split_at_checked(unmaps).unwrap_or_default();
@@ -284,22 +289,15 @@ impl Follower {
 
 /// The pieces of `run`; those that lead to `renewed` with rights that no
 /// mapping has, so that they equal nothing.
-fn marked(
-    run: &Mapping,
-    renewed: Option<Span<iogate_dma::Gpa>>,
-) -> impl Iterator<Item = Mapping> + use<> {
+fn marked(run: &Mapping, renewed: Span<Gpa>) -> impl Iterator<Item = Mapping> + use<> {
     let run = *run;
-    let leads = renewed.and_then(|renewed| {
-        let last = run.output.saturating_add(run.span.last_offset());
-        let from = renewed.first().0.max(run.output);
-        let to = renewed.last().0.min(last);
-        let first = run
-            .span
-            .first()
-            .0
-            .wrapping_add(from.wrapping_sub(run.output));
-        let bytes = to.checked_sub(from)?;
-        Span::new(Iova(first), Iova(first.saturating_add(bytes)))
+    let from = renewed.first().0.max(run.output);
+    let last = run.output.saturating_add(run.span.last_offset());
+    let bytes = renewed.last().0.min(last).checked_sub(from);
+    let leads = bytes.and_then(|bytes| {
+        let skipped = from.wrapping_sub(run.output);
+        let first = run.span.first().checked_add(skipped)?;
+        Span::new(first, first.checked_add(bytes)?)
     });
     let inside = leads.and_then(|leads| clip(&run, &leads));
     let inside = inside.map(|inside| Mapping {
@@ -313,14 +311,6 @@ fn marked(
     let mut pieces: Vec<_> = outside.chain(inside).collect();
     pieces.sort_unstable_by_key(|piece| piece.span.first());
     pieces.into_iter()
-}
-
-/// The addresses that a change is about.
-pub(crate) fn span(change: &Change) -> Span<Iova> {
-    match change {
-        Change::Map(mapping) => mapping.span,
-        Change::Unmap(span) => *span,
-    }
 }
 
 /// `maps` where nothing of `stuck`, which is sorted, is mapped still.

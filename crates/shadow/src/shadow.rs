@@ -294,10 +294,12 @@ fn look(
         return;
     };
     trace::scan(source, id, &dirty, &seen);
+    let mut changes = None;
     for one in followers.iter_mut().filter(|one| one.domain == Some(id)) {
         one.miss(&seen.missed, faults);
-        if one.own.is_none() && !seen.changes.is_empty() {
-            one.hear(&seen.changes, &domain.known, faults);
+        if one.own.is_none() && seen.is_news() {
+            let changes = changes.get_or_insert_with(|| domain.changes(&seen));
+            one.hear(changes, &domain.known, faults);
         }
     }
     domain.learn(seen);

@@ -2,16 +2,17 @@
 
 use iogate_dma::{Change, Partial, Source};
 
+use crate::diff::span;
 use crate::domain::Seen;
-use crate::follower::{DomainId, Follower, span};
+use crate::follower::{DomainId, Follower};
 use crate::spans::Spans;
 
 /// A domain's tables were looked at.
 pub(crate) fn scan(source: Source, domain: DomainId, dirty: &Spans, seen: &Seen) {
-    let result = match (seen.missed.is_empty(), seen.changes.is_empty()) {
+    let result = match (seen.missed.is_empty(), seen.is_news()) {
         (false, _) => "limit",
-        (true, true) => "unchanged",
-        (true, false) => "changed",
+        (true, false) => "unchanged",
+        (true, true) => "changed",
     };
     for span in dirty.iter() {
         tracing::event!(
