@@ -251,7 +251,10 @@ impl Vtd {
         }
         self.with_registers(|registers| {
             registers.pages.tail = next;
-            registers.page_event(|pages| pages.pending = true);
+            // Section 7.5: the last of a group makes it pending.
+            if request.last {
+                registers.page_event(|pages| pages.pending = true);
+            }
         });
         PageRequested::Queued
     }

@@ -137,7 +137,7 @@ impl Vtd {
 
     /// A guest writes `from` at `offset` of the register page. What it asks for
     /// is done when this returns, or, with [`Builder::deferred`], by
-    /// [`work`](Self::work).
+    /// [`work`](Self::work). Without the latter it is not called under a guard.
     ///
     /// Registers are written by 4 or 8 bytes at a multiple of 4; anything else
     /// is ignored (VT-d 4.1 section 11.2).

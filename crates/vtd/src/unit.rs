@@ -17,6 +17,42 @@ use crate::translate::Limits;
 
 /// A VT-d unit.
 ///
+/// ```
+/// # use std::sync::{Arc, Mutex};
+/// # use iogate_dma::{Memory, MemoryError, Message, RequesterId, Source, Width};
+/// # use iogate_vtd::{Capabilities, Vtd};
+/// # struct Ram;
+/// # impl Memory for Ram {
+/// #     fn read(&self, _: u64, into: &mut [u8]) -> Result<(), MemoryError> { into.fill(0); Ok(()) }
+/// #     fn write(&self, _: u64, _: &[u8]) -> Result<(), MemoryError> { Ok(()) }
+/// #     fn load(&self, _: u64, _: Width) -> Result<u64, MemoryError> { Ok(0) }
+/// #     fn store(&self, _: u64, _: Width, _: u64) -> Result<(), MemoryError> { Ok(()) }
+/// #     fn compare_exchange(&self, address: u64, _: Width, _: u64, _: u64)
+/// #     -> Result<u64, MemoryError> { Err(MemoryError::NotAtomic { address }) }
+/// # }
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let ram = Arc::new(Ram);
+/// # let signalled = Arc::new(Mutex::new(Vec::new()));
+/// # let irqchip = Arc::clone(&signalled);
+/// let rid = RequesterId::new(0, 5, 0).ok_or("no such function")?;
+/// let unit = Vtd::builder(ram)
+///     .capabilities(Capabilities::default().scalable())
+///     .scope([rid])
+///     .deliver(move |m: Message| irqchip.lock().unwrap().push((m.address, m.data)))
+///     .build()?;
+/// unit.write(0x20, &0x1000_u64.to_le_bytes());
+/// let mut root = [0; 8];
+/// unit.read(0x20, &mut root);
+/// assert_eq!(u64::from_le_bytes(root), 0x1000);
+/// let mut port = unit.port(Source::from(rid));
+/// port.read(iogate_dma::Iova(0x1000), &mut [0; 16])?;
+/// unit.send_msi(rid, Message { address: 0xfee0_0000, data: 0x41 });
+/// assert_eq!(*signalled.lock().unwrap(), [(0xfee0_0000, 0x41)]);
+/// unit.restore(&unit.save())?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// The guest's side: [`read`](Self::read), [`write`](Self::write). The devices'
 /// side: [`port`](Self::port), or [`Translate`](iogate_dma::Translate) with the
 /// unit's [`gate`](Self::gate); [`send_msi`](Self::send_msi). All of it from any

@@ -103,6 +103,9 @@ fn a_request_stands_in_the_queue_and_the_event_comes() {
     guest.unit.page_request(&request(4, true));
     assert_eq!(guest.messages(), [], "PPR is still set");
     guest.write32(offset::PRS, 1);
+    guest.unit.page_request(&request(5, false));
+    assert_eq!(guest.messages(), [], "not the last of its group");
+    assert_eq!(guest.read32(offset::PRS), 0);
     guest.unit.page_request(&request(5, true));
     assert_eq!(guest.messages(), [message]);
 }
