@@ -126,8 +126,8 @@ impl SourceCheck {
     pub const RESERVED: u64 = 0xffff_ffff_fff0_0000;
     /// Bits that must be clear in the posted format.
     pub const RESERVED_POSTED: u64 = 0xfff0_0000;
-    /// Bits of the function number that each qualifier leaves out.
-    const IGNORED: u16 = 0b111_110_100_000;
+    /// Bits of the function number that each qualifier leaves out, a digit each.
+    const IGNORED: u16 = 0x7640;
 
     /// Whether `source` may use the entry. The type of verification that
     /// section 9.9 reserves lets nobody in.
@@ -136,7 +136,7 @@ impl SourceCheck {
         if self.kind() != 1 {
             return self.admits_bus(source);
         }
-        let ignored = Self::IGNORED >> (self.qualifier() * 3) & 0b111;
+        let ignored = (Self::IGNORED >> (self.qualifier() << 2)) & 0b111;
         (source.0 ^ self.id()) & !ignored == 0
     }
 
