@@ -29,6 +29,8 @@ pub struct Capabilities {
     nested: bool,
     first_stage_5_level: bool,
     pasid_bits: u8,
+    execute_requests: bool,
+    second_stage_flags: bool,
     interrupt_remapping: bool,
     extended_interrupt_mode: bool,
     posted_interrupts: bool,
@@ -52,6 +54,8 @@ impl Default for Capabilities {
             nested: false,
             first_stage_5_level: false,
             pasid_bits: 20,
+            execute_requests: false,
+            second_stage_flags: false,
             interrupt_remapping: false,
             extended_interrupt_mode: false,
             posted_interrupts: false,
@@ -94,6 +98,22 @@ impl Capabilities {
     #[must_use]
     pub const fn pasid_bits(mut self, bits: u8) -> Self {
         self.pasid_bits = bits;
+        self
+    }
+
+    /// Tells requests to execute from those to read (ECAP.ERS); needs scalable
+    /// mode.
+    #[must_use]
+    pub const fn execute_requests(mut self) -> Self {
+        self.execute_requests = true;
+        self
+    }
+
+    /// Sets accessed and dirty flags of the second stage, too (ECAP.SSADS);
+    /// needs scalable mode.
+    #[must_use]
+    pub const fn second_stage_flags(mut self) -> Self {
+        self.second_stage_flags = true;
         self
     }
 
@@ -221,6 +241,16 @@ impl Capabilities {
         if self.scalable { self.pasid_bits } else { 0 }
     }
 
+    /// Whether requests to execute are told from those to read.
+    pub const fn has_execute_requests(&self) -> bool {
+        self.execute_requests
+    }
+
+    /// Whether the second stage has accessed and dirty flags.
+    pub const fn has_second_stage_flags(&self) -> bool {
+        self.second_stage_flags
+    }
+
     /// Whether pages of 2 MiB are offered.
     pub const fn has_2m_pages(&self) -> bool {
         self.pages_2m
@@ -322,6 +352,14 @@ impl Capabilities {
                 "a first stage needs scalable mode",
             ),
             (
+                self.scalable || !self.execute_requests,
+                "requests to execute need scalable mode",
+            ),
+            (
+                self.scalable || !self.second_stage_flags,
+                "second-stage flags need scalable mode",
+            ),
+            (
                 self.scalable || !self.page_requests,
                 "page requests need scalable mode",
             ),
@@ -393,6 +431,7 @@ impl Capabilities {
             .with_max_handle_mask(handles)
             .with_nested(self.nested)
             .with_page_requests(self.page_requests)
+            .with_execute_requests(self.execute_requests)
             .with_supervisor_requests(self.scalable)
             .with_extended_accessed(self.scalable)
             .with_pasid_size(pasid)
@@ -400,6 +439,7 @@ impl Capabilities {
             .with_page_request_draining(self.page_requests)
             .with_scalable_mode(self.scalable)
             .with_second_stage_accessed_dirty(self.scalable)
+            .with_second_stage_accessed_dirty(self.second_stage_flags)
             .with_second_stage(self.scalable)
             .with_first_stage(self.scalable)
             .with_scalable_coherent(self.scalable)
@@ -462,6 +502,8 @@ mod tests {
             fine.first_stage_5_level(),
             fine.device_tlb().page_requests(),
             fine.scalable().page_requests(),
+            fine.execute_requests(),
+            fine.second_stage_flags(),
             fine.extended_interrupt_mode(),
             fine.posted_interrupts(),
             fine.without_queued_invalidation().scalable(),

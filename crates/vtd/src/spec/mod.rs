@@ -1,6 +1,7 @@
 //! Registers and structures in memory, as the specification lays them out: one
 //! family a file.
 
+pub mod capability;
 pub mod context;
 pub mod descriptor;
 pub mod fault;
