@@ -30,7 +30,6 @@ pub struct Capabilities {
     first_stage_5_level: bool,
     pasid_bits: u8,
     execute_requests: bool,
-    second_stage_flags: bool,
     interrupt_remapping: bool,
     extended_interrupt_mode: bool,
     posted_interrupts: bool,
@@ -55,7 +54,6 @@ impl Default for Capabilities {
             first_stage_5_level: false,
             pasid_bits: 20,
             execute_requests: false,
-            second_stage_flags: false,
             interrupt_remapping: false,
             extended_interrupt_mode: false,
             posted_interrupts: false,
@@ -106,14 +104,6 @@ impl Capabilities {
     #[must_use]
     pub const fn execute_requests(mut self) -> Self {
         self.execute_requests = true;
-        self
-    }
-
-    /// Sets accessed and dirty flags of the second stage, too (ECAP.SSADS);
-    /// needs scalable mode.
-    #[must_use]
-    pub const fn second_stage_flags(mut self) -> Self {
-        self.second_stage_flags = true;
         self
     }
 
@@ -246,11 +236,6 @@ impl Capabilities {
         self.execute_requests
     }
 
-    /// Whether the second stage has accessed and dirty flags.
-    pub const fn has_second_stage_flags(&self) -> bool {
-        self.second_stage_flags
-    }
-
     /// Whether pages of 2 MiB are offered.
     pub const fn has_2m_pages(&self) -> bool {
         self.pages_2m
@@ -356,10 +341,6 @@ impl Capabilities {
                 "requests to execute need scalable mode",
             ),
             (
-                self.scalable || !self.second_stage_flags,
-                "second-stage flags need scalable mode",
-            ),
-            (
                 self.scalable || !self.page_requests,
                 "page requests need scalable mode",
             ),
@@ -439,7 +420,6 @@ impl Capabilities {
             .with_page_request_draining(self.page_requests)
             .with_scalable_mode(self.scalable)
             .with_second_stage_accessed_dirty(self.scalable)
-            .with_second_stage_accessed_dirty(self.second_stage_flags)
             .with_second_stage(self.scalable)
             .with_first_stage(self.scalable)
             .with_scalable_coherent(self.scalable)
@@ -469,7 +449,8 @@ mod tests {
     #[test]
     fn scalable_mode_is_what_linux_is_known_to_take() {
         // 0x1c998a0000f43, without page requests (bit 29) and with what that
-        // unit lacked: extended accessed (34), RID_PASID (49).
+        // unit lacked: extended accessed (34), second-stage flags (45),
+        // RID_PASID (49).
         let ours = Capabilities::default()
             .scalable()
             .extended_capability_register();
@@ -503,7 +484,6 @@ mod tests {
             fine.device_tlb().page_requests(),
             fine.scalable().page_requests(),
             fine.execute_requests(),
-            fine.second_stage_flags(),
             fine.extended_interrupt_mode(),
             fine.posted_interrupts(),
             fine.without_queued_invalidation().scalable(),
