@@ -172,12 +172,7 @@ impl Guest {
         self.write(0x90, self.queue | u64::from(self.wide) << 11);
         self.write(0x88, 0);
         self.write_short(0x18, 1 << 26);
-        let mut all = vec![[0x11, 0]];
-        if self.wide {
-            all.push([0x37, 0]);
-        }
-        all.push([0x12, 0]);
-        self.invalidate(&all);
+        self.forget();
         self.write_short(0x18, 1 << 31 | 1 << 26);
         assert_eq!(self.read_short(0x1c), 0xc400_0000, "GSTS");
     }
@@ -205,6 +200,16 @@ impl Guest {
             "the wait after {descriptors:x?}: FSTS {:#x}",
             self.read_short(0x34)
         );
+    }
+
+    /// Invalidates everything.
+    pub(crate) fn forget(&mut self) {
+        let mut all = vec![[0x11, 0]];
+        if self.wide {
+            all.push([0x37, 0]);
+        }
+        all.push([0x12, 0]);
+        self.invalidate(&all);
     }
 
     /// Has a device make a request of `length` bytes.

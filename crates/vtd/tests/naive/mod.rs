@@ -7,6 +7,7 @@
 
 pub(crate) mod choices;
 pub(crate) mod generate;
+pub(crate) mod history;
 pub(crate) mod memory;
 pub(crate) mod tables;
 pub(crate) mod translate;

@@ -157,9 +157,7 @@ fn legacy(unit: &Unit, memory: &Plain, question: &Question) -> Result<Domain, (F
         return fault(0x02);
     }
     let kind = low >> 2 & 3;
-    // With pass-through the address is ignored.
-    let address = if kind == 2 { 0 } else { above };
-    if low & (mask(4, 11) | address) != 0 || high & (1 << 7 | mask(24, 63)) != 0 {
+    if low & (mask(4, 11) | above) != 0 || high & (1 << 7 | mask(24, 63)) != 0 {
         return fault(0x0b);
     }
     let width = high & 7;

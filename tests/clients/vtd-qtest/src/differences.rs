@@ -48,12 +48,9 @@ pub(crate) fn known(
     let canonical = upper == 0 || upper == u64::MAX >> (width - 1);
     match (told, recorded) {
         (0x04 | 0x83, None) if beyond && facts.pass_through => Some("pass-through-width"),
-        (0 | 0x04, Some(0x0b)) if facts.pass_through && !facts.scalable => {
-            Some("pass-through-pointer")
-        }
         (0, Some(0x0b)) if silent && !facts.scalable => Some("context-reserved-recorded"),
         (0, Some(0x0e | 0x87)) if !silent => Some("interrupt-range-page"),
-        (_, Some(0x0c) | None) if !seen.arrived && snoop && facts.kind != 1 => {
+        (_, Some(0x0c) | None) if seen.arrived.is_none() && snoop && facts.kind != 1 => {
             Some("snoop-in-table-entry")
         }
         (_, Some(0x0a)) if facts.other_half => Some("root-other-half"),
@@ -67,7 +64,7 @@ pub(crate) fn known(
         }
         (0x52 | 0x5a, _) => Some("pasid-reserved-ignored"),
         (0x72, _) if forbids && !facts.no_execute => Some("execute-disable-ignored"),
-        (_, Some(0x80) | None) if !seen.arrived && facts.kind == 1 && !canonical => {
+        (_, Some(0x80) | None) if seen.arrived.is_none() && facts.kind == 1 && !canonical => {
             Some("first-stage-by-second-width")
         }
         (_, Some(0x03 | 0x07 | 0x70 | 0x73 | 0x78 | 0x7b)) if all_ones => Some("all-ones"),
@@ -88,6 +85,18 @@ pub(crate) fn known(
             if facts.scalable =>
         {
             Some("legacy-reasons")
+        }
+        _ => None,
+    }
+}
+
+/// The same, of what happens only when something is cached.
+pub(crate) fn known_of_caches(expected: &Answer, seen: &Seen) -> Option<&'static str> {
+    match expected {
+        // Whatever the entry says is used.
+        Answer::Fault { found, .. } if matches!(found.reason, 0x50..=0x5b) => {
+            let recorded = seen.record.map(|record| record.reason);
+            (recorded != Some(found.reason)).then_some("cached-context-unchecked")
         }
         _ => None,
     }

@@ -12,6 +12,10 @@ const UNIT: u64 = 0xfed9_0000;
 /// The invalidation queue and the word that a wait writes: memory that no world uses.
 const QUEUE: u64 = 0x0100_0000;
 const STATUS: u64 = 0x0101_0000;
+/// Where the writers look for what they wrote; nobody minds what they find.
+const NOWHERE: u64 = DATA + 0xff_f000;
+/// What they write.
+const WRITTEN: u64 = 0x1234_5678;
 /// Bytes of the queue: one page.
 const QUEUE_BYTES: u64 = 0x1000;
 
@@ -24,8 +28,8 @@ const READER_BAR: u64 = 0xe010_0000;
 /// What a device and the unit say after an access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Seen {
-    /// The bytes went where they were expected.
-    pub(crate) arrived: bool,
+    /// At which of the places expected the bytes arrived.
+    pub(crate) arrived: Option<usize>,
     pub(crate) record: Option<Record>,
 }
 
@@ -57,7 +61,6 @@ pub(crate) struct Machine {
     records: u64,
     tail: u64,
     waits: u32,
-    tag: u8,
     /// The tag that the reader shows: that of the last read that reached one.
     shown: u8,
 }
@@ -82,7 +85,6 @@ impl Machine {
             records,
             tail: 0,
             waits: 0,
-            tag: 0,
             shown: 0,
         };
         // IQA, IQT, then QIE.
@@ -150,63 +152,73 @@ impl Machine {
         Ok(())
     }
 
-    /// Has a device ask, with the bytes expected at `at`, if anywhere.
-    pub(crate) fn ask(&mut self, question: &Question, at: Option<u64>) -> io::Result<Seen> {
-        let at_or_nowhere = at.unwrap_or(DATA + 0xff_f000);
+    /// Has a device ask, with the bytes expected at one of `places`, of which there are few.
+    pub(crate) fn ask(&mut self, question: &Question, places: &[u64]) -> io::Result<Seen> {
         let mut reads = Vec::new();
         match question.access {
             Access::Write => {
                 let bar = bar(question.source);
-                self.qtest.write(at_or_nowhere, 4, 0)?;
+                for &place in places {
+                    self.qtest.write(place, 4, 0)?;
+                }
                 for (offset, value) in [
                     (0x04, question.address & 0xffff_ffff),
                     (0x08, question.address >> 32),
-                    (0x1c, at_or_nowhere & 0xffff_ffff),
-                    (0x20, at_or_nowhere >> 32),
+                    (0x1c, NOWHERE & 0xffff_ffff),
+                    (0x20, NOWHERE >> 32),
                     (0x14, 1),
                 ] {
                     self.qtest.write(bar + offset, 4, value)?;
                 }
-                // The first read is the access, the second its result.
-                reads.extend([(bar, 4), (bar + 0x10, 4)]);
+                // This read is the access.
+                reads.push((bar, 4));
             }
             Access::Read => {
-                self.tag = self.tag.wrapping_add(1);
-                if self.tag == self.shown {
-                    self.tag = self.tag.wrapping_add(1);
-                }
-                // Set stream and channel of node 2, then ask for them by the registers for one command.
-                let set = 0x0027_0600 | u64::from(self.tag);
-                self.qtest.write(at_or_nowhere, 4, set)?;
                 let begin = question.address - 4;
+                for (n, &place) in places.iter().enumerate() {
+                    // Set stream and channel of node 2.
+                    let set = 0x0027_0600 | u64::from(self.tag(n));
+                    self.qtest.write(place, 4, set)?;
+                }
                 for (offset, bytes, value) in [
                     (0x40, 4, begin & 0xffff_ffff),
                     (0x44, 4, begin >> 32),
                     (0x4a, 2, 0),
                     (0x48, 2, 1),
+                    // Ask for them by the registers for one command.
                     (0x60, 4, 0x002f_0600),
                     (0x68, 2, 1),
                 ] {
                     self.qtest.write(READER_BAR + offset, bytes, value)?;
                 }
-                reads.extend([(READER_BAR + 0x4a, 2), (READER_BAR + 0x64, 4)]);
+                reads.push((READER_BAR + 0x64, 4));
             }
         }
         reads.extend([(UNIT + 0x34, 4), (self.records, 8), (self.records + 8, 8)]);
+        if question.access == Access::Write {
+            reads.extend(places.iter().map(|&place| (place, 4)));
+        }
         let values = self.qtest.read_all(&reads)?;
         let arrived = match question.access {
-            Access::Write => values[1] == 0,
+            Access::Write => values[4..].iter().position(|&value| value == WRITTEN),
             Access::Read => {
-                self.shown = values[1] as u8;
-                self.shown == self.tag
+                let shown = values[0] as u8;
+                let arrived = (0..places.len()).find(|&n| self.tag(n) == shown);
+                self.shown = shown;
+                arrived
             }
         };
-        let record = record(values[3], values[4]);
-        if record.is_some() || values[2] != 0 {
+        let record = record(values[2], values[3]);
+        if record.is_some() || values[1] != 0 {
             self.qtest.write(self.records + 12, 4, 1 << 31)?;
             self.register(0x34, 4, 0xff)?;
         }
         Ok(Seen { arrived, record })
+    }
+
+    /// A tag that the reader does not show.
+    fn tag(&self, n: usize) -> u8 {
+        self.shown.wrapping_add(1 + n as u8)
     }
 }
 
