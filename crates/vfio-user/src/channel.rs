@@ -3,13 +3,13 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
@@ -58,8 +58,20 @@ struct Backlog {
     server: Option<Thread>,
 }
 
+/// Which end of the protocol a connection has here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Side {
+    /// The other side is a client: its commands are kept for a thread that
+    /// serves it.
+    Server,
+    /// The other side is a server: who waits for a reply serves its commands,
+    /// and the socket itself ends a read that takes too long.
+    Client,
+}
+
 /// One connection.
 pub(crate) struct Channel {
+    pub(crate) side: Side,
     pub(crate) outbox: Outbox,
     pub(crate) calls: Calls,
     receiver: Mutex<Receiver>,
@@ -68,8 +80,6 @@ pub(crate) struct Channel {
     backlog: Mutex<Backlog>,
     /// How long requests wait for their replies, and messages for the socket.
     pub(crate) timeout: Duration,
-    /// Whether the socket itself ends a read that takes too long.
-    timed: bool,
 }
 
 fn unsent(error: Unsent) -> Error {
@@ -85,7 +95,7 @@ impl Channel {
         limit: usize,
         queue: usize,
         timeout: Duration,
-        timed: bool,
+        side: Side,
     ) -> Self {
         Self {
             outbox: Outbox::new(socket, queue),
@@ -94,7 +104,7 @@ impl Channel {
             parked: AtomicUsize::new(0),
             backlog: Mutex::default(),
             timeout,
-            timed,
+            side,
         }
     }
 
@@ -148,6 +158,7 @@ impl Channel {
         header: &Header,
         body: &[&[u8]],
         files: &[BorrowedFd<'_>],
+        keep: bool,
     ) -> Result<bool, Unsent> {
         let mut parts = [
             IoSlice::new(header.as_bytes()),
@@ -161,7 +172,7 @@ impl Channel {
         let used = parts
             .get(..body.len().saturating_add(1))
             .unwrap_or_default();
-        self.outbox.post(used, files)
+        self.outbox.post(used, files, keep)
     }
 
     fn command(
@@ -181,8 +192,13 @@ impl Channel {
             flags: flags::COMMAND | flags,
             error: 0,
         };
-        let whole = self.send(&header, body, files).map_err(unsent)?;
-        if !whole && !Answering::now() {
+        // The thread that serves sends the rest before it reads on; an answer
+        // to one client does not wait for another client's socket.
+        let serves = self.side == Side::Server && Answering::over(self);
+        let keep = serves || self.side == Side::Client || !Answering::would_wait(self);
+        let sent = self.send(&header, body, files, keep);
+        let whole = sent.map_err(unsent)?;
+        if !whole && !serves {
             let until = Instant::now()
                 .checked_add(self.timeout)
                 .ok_or(Errno::OVERFLOW)?;
@@ -204,7 +220,7 @@ impl Channel {
         body: &[&[u8]],
         files: &[BorrowedFd<'_>],
     ) -> Result<u16, Error> {
-        if Answering::now() {
+        if Answering::would_wait(self) {
             return Err(Error::WithinAnswer { command });
         }
         let id = self.calls.begin(command)?;
@@ -233,7 +249,7 @@ impl Channel {
             flags: flags::REPLY,
             error: 0,
         };
-        self.send(&header, body, files).map(drop)
+        self.send(&header, body, files, true).map(drop)
     }
 
     /// Says that a command failed: never waits.
@@ -245,14 +261,13 @@ impl Channel {
             flags: flags::REPLY | flags::ERROR,
             error: errno.raw_os_error().unsigned_abs(),
         };
-        self.send(&header, &[], &[]).map(drop)
+        self.send(&header, &[], &[], true).map(drop)
     }
 
     fn patience(&self, until: Instant) -> Patience {
-        if self.timed {
-            Patience::Socket
-        } else {
-            Patience::Until(until)
+        match self.side {
+            Side::Client => Patience::Socket,
+            Side::Server => Patience::Until(until),
         }
     }
 
@@ -327,6 +342,10 @@ impl Channel {
             }
         };
         self.pass_on();
+        // Replies of this side that a client's thread made while it read.
+        if self.side == Side::Client && self.outbox.is_waiting() {
+            let _ = self.outbox.settle(until);
+        }
         result
     }
 
@@ -352,6 +371,7 @@ impl Channel {
         other: &mut impl FnMut(&mut Message<'_>) -> bool,
     ) -> Result<Option<usize>, Cut> {
         loop {
+            self.flush_before_reading(receiver, Some(until))?;
             let size = receiver.fill(self.outbox.socket(), self.patience(until))?;
             if receiver.is_reply_to(id) {
                 return Ok(Some(size));
@@ -415,7 +435,7 @@ impl Channel {
             if !self.backlog().commands.is_empty() {
                 continue;
             }
-            self.flush_before_reading(&receiver)?;
+            self.flush_before_reading(&receiver, None)?;
             let size = match receiver.fill(self.outbox.socket(), Patience::Socket) {
                 Ok(size) => size,
                 Err(cut) => {
@@ -445,17 +465,20 @@ impl Channel {
     }
 
     /// What waits to be sent is sent before the thread waits for more to come.
-    fn flush_before_reading(&self, receiver: &Receiver) -> Result<(), Cut> {
+    fn flush_before_reading(&self, receiver: &Receiver, until: Option<Instant>) -> Result<(), Cut> {
         while self.outbox.is_waiting() && !receiver.has_message() {
-            let socket = self.outbox.socket();
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let left = left.map(Timespec::try_from).transpose();
+            let left = left.map_err(|_| Cut::Failed(Errno::OVERFLOW))?;
             let both = PollFlags::IN | PollFlags::OUT;
-            let mut ready = [PollFd::from_borrowed_fd(socket.as_fd(), both)];
-            match poll(&mut ready, None) {
+            let mut sockets = [PollFd::from_borrowed_fd(self.outbox.socket(), both)];
+            match poll(&mut sockets, left.as_ref()) {
+                Ok(0) => return Err(Cut::Idle),
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(Cut::Failed(errno)),
             }
             self.outbox.flush().map_err(|_| Cut::Closed)?;
-            let [socket] = &ready;
+            let [socket] = &sockets;
             if !socket.revents().difference(PollFlags::OUT).is_empty() {
                 break;
             }

@@ -11,7 +11,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::answering::Answering;
-use crate::channel::Channel;
+use crate::channel::{Channel, Side};
 use crate::error::{Ended, Error};
 use crate::serve::longest;
 use crate::server::connected;
@@ -29,7 +29,7 @@ pub struct ClientOptions {
     /// The memory that the server may ask for by DMA_READ and DMA_WRITE, by
     /// the addresses that it was mapped at; without it such requests are
     /// refused. Its methods are called by whichever thread reads from the
-    /// connection, and may not use the client.
+    /// connection, and may not use this client.
     pub memory: Option<Arc<dyn Memory>>,
 }
 
@@ -80,7 +80,7 @@ impl Client {
             longest(version::MAX_TRANSFER),
             usize::MAX,
             options.timeout,
-            true,
+            Side::Client,
         );
         let mut client = Self {
             channel,
@@ -185,7 +185,7 @@ impl Client {
     fn serve(&self, message: &mut Message<'_>) {
         let mut data = Vec::new();
         let done = {
-            let _answering = Answering::begin();
+            let _answering = Answering::begin(&self.channel);
             self.access(message, &mut data)
         };
         let header = &message.header;

@@ -18,7 +18,8 @@ use crate::peer::Peer;
 /// No method may wait for the client: it may be waiting for the answer. The
 /// requests of [`Peer`] that wait refuse to be called from here
 /// ([`Error::WithinAnswer`](crate::Error::WithinAnswer)); those that do not
-/// wait may be called.
+/// wait may be called. A device may ask another server, as a
+/// [`Client`](crate::Client) of it.
 pub trait Device: Send + Sync {
     /// A client negotiated its version and will send requests. An error closes
     /// the connection: a device that takes one client at a time refuses so.

@@ -127,11 +127,13 @@ impl Outbox {
     }
 
     /// Sends a message, or as much of it as the socket takes and keeps the
-    /// rest. Never waits. `true` if nothing is left.
+    /// rest. Never waits. `true` if nothing is left. A message that is not
+    /// begun is kept only if `keep` says so; otherwise this is EAGAIN.
     pub(crate) fn post(
         &self,
         parts: &[IoSlice<'_>],
         files: &[BorrowedFd<'_>],
+        keep: bool,
     ) -> Result<bool, Unsent> {
         if self.is_closed() {
             return Err(Unsent::Closed);
@@ -148,6 +150,9 @@ impl Outbox {
         } else {
             0
         };
+        if sent == 0 && !keep {
+            return Err(Unsent::Failed(Errno::AGAIN));
+        }
         let left = length.saturating_sub(sent);
         let bytes = queue.bytes.saturating_add(left);
         // A message that is begun must end; any other has to fit.

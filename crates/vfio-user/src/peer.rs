@@ -132,7 +132,9 @@ impl Peer {
     }
 
     /// Writes `from` without waiting for the client, and without knowing
-    /// whether it did: an interrupt message. May be called from within an answer.
+    /// whether it did: an interrupt message. May be called from within an
+    /// answer, even to another client; then it is EAGAIN if this one's socket
+    /// is full.
     pub fn dma_post(&self, address: Iova, from: &[u8]) -> Result<(), Error> {
         let command = Command::DmaWrite;
         let chunk = self.chunk(command)?;

@@ -88,7 +88,7 @@ pub(crate) fn serve(peer: &Arc<Peer>, device: &dyn Device, limits: &Limits) -> E
 }
 
 fn connect(peer: &Arc<Peer>, device: &dyn Device) -> Result<(), Ended> {
-    let _answering = Answering::begin();
+    let _answering = Answering::begin(&peer.channel);
     device.connected(peer).map_err(Ended::Failed)
 }
 
@@ -162,7 +162,7 @@ impl<'a> Session<'a> {
         let ended = self.run();
         // Whoever waits for the client's memory must let go of it first.
         self.peer.channel.close();
-        let _answering = Answering::begin();
+        let _answering = Answering::begin(&self.peer.channel);
         for span in self.mapped.clear() {
             self.device.dma_unmap(self.peer, span);
         }
@@ -187,7 +187,7 @@ impl<'a> Session<'a> {
         self.reply.clear();
         self.reply_files.clear();
         let done = {
-            let _answering = Answering::begin();
+            let _answering = Answering::begin(&self.peer.channel);
             self.execute(message)
         };
         let header = &message.header;

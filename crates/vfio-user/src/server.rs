@@ -14,7 +14,7 @@ use rustix::net::{
     listen, shutdown, socket_with,
 };
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Side};
 use crate::device::Device;
 use crate::error::Ended;
 use crate::peer::Peer;
@@ -217,7 +217,7 @@ impl Connection {
             serve::BEFORE_VERSION,
             options.queue,
             options.timeout,
-            false,
+            Side::Server,
         ));
         stop.watch(&channel);
         Self {

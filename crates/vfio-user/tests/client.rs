@@ -15,8 +15,8 @@ use common::{Leak, Noting, Told, message, receive, send_files, serve};
 use iogate_dma::{Iova, Memory, MemoryError, Rights, Span, Width};
 use iogate_vfio_user::wire::{self, Command, HEADER, Header, RegionAccess, flags};
 use iogate_vfio_user::{
-    Client, ClientOptions, Ended, Errno, Error, FeatureOperation, IrqAction, IrqTarget, Server,
-    ServerOptions,
+    Client, ClientOptions, Connection, Device, DeviceInfo, DmaMap, Ended, Errno, Error,
+    FeatureOperation, Irq, IrqAction, IrqTarget, Peer, Region, Server, ServerOptions, SetIrqs,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -587,6 +587,118 @@ fn memory_that_uses_its_own_client_is_refused_instead_of_waiting_for_itself() {
     client.disconnect();
     runner.join().unwrap();
     memory.0.lock().unwrap().take();
+}
+
+/// A device that asks another server for its registers.
+struct Proxy(Client);
+
+impl Device for Proxy {
+    fn info(&self) -> DeviceInfo {
+        self.0.info().unwrap()
+    }
+    fn region(&self, index: u32) -> Result<Region<'_>, Errno> {
+        let region = self.0.region(index).map_err(|error| error.errno())?;
+        Ok(Region {
+            size: region.size,
+            rights: region.rights,
+            ..Region::default()
+        })
+    }
+    fn region_read(&self, region: u32, offset: u64, into: &mut [u8]) -> Result<(), Errno> {
+        let read = self.0.region_read(region, offset, into);
+        read.map_err(|error| error.errno())
+    }
+    fn region_write(&self, region: u32, offset: u64, from: &[u8]) -> Result<(), Errno> {
+        let written = self.0.region_write(region, offset, from);
+        written.map_err(|error| error.errno())
+    }
+    fn irq(&self, index: u32) -> Result<Irq, Errno> {
+        self.0.irq(index).map_err(|error| error.errno())
+    }
+    fn set_irqs(&self, _: &Peer, _: SetIrqs<'_>) -> Result<(), Errno> {
+        Err(Errno::INVAL)
+    }
+    fn dma_map(&self, _: &Arc<Peer>, _: DmaMap) -> Result<(), Errno> {
+        Err(Errno::INVAL)
+    }
+    fn dma_unmap(&self, _: &Peer, _: Span<Iova>) {}
+    fn reset(&self, _: &Peer) -> Result<(), Errno> {
+        self.0.reset().map_err(|error| error.errno())
+    }
+}
+
+#[test]
+fn a_device_may_ask_another_server_while_it_answers() {
+    let (client, device, _) = connect();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    std::thread::spawn(move || {
+        Connection::new(theirs.into(), ServerOptions::default()).serve(&Proxy(client))
+    });
+    let client = Client::from_socket(ours.into(), ClientOptions::default()).unwrap();
+    client.region_write(0, 4, &[1, 2, 3]).unwrap();
+    let mut read = [0; 4];
+    client.region_read(0, 4, &mut read).unwrap();
+    assert_eq!(read, [1, 2, 3, 0]);
+    client.reset().unwrap();
+    assert_eq!(device.told().len(), 3);
+}
+
+/// Memory full of fives.
+struct Fives;
+
+impl Memory for Fives {
+    fn read(&self, _: u64, into: &mut [u8]) -> Result<(), MemoryError> {
+        into.fill(5);
+        Ok(())
+    }
+    fn write(&self, _: u64, _: &[u8]) -> Result<(), MemoryError> {
+        Ok(())
+    }
+    fn load(&self, address: u64, _: Width) -> Result<u64, MemoryError> {
+        Err(MemoryError::NotAtomic { address })
+    }
+    fn store(&self, address: u64, _: Width, _: u64) -> Result<(), MemoryError> {
+        Err(MemoryError::NotAtomic { address })
+    }
+    fn compare_exchange(&self, address: u64, _: Width, _: u64, _: u64) -> Result<u64, MemoryError> {
+        Err(MemoryError::NotAtomic { address })
+    }
+}
+
+#[test]
+fn transfers_larger_than_the_socket_holds_arrive_whole_in_both_directions_at_once() {
+    let served = serve();
+    let options = ClientOptions {
+        memory: Some(Arc::new(Fives)),
+        ..ClientOptions::default()
+    };
+    let client = Client::from_socket(served.stream.into(), options).unwrap();
+    client.reset().unwrap();
+    let peer = served.device.peer.lock().unwrap().clone().unwrap();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| client.run());
+        let workers = [0, 1].map(|_| {
+            scope.spawn(|| {
+                let mut into = vec![0; 3 << 20];
+                for _ in 0..4 {
+                    into.fill(0);
+                    peer.dma_read(Iova(0), &mut into).unwrap();
+                    assert!(into.iter().all(|byte| *byte == 5));
+                    peer.dma_write(Iova(0), &into).unwrap();
+                }
+            })
+        });
+        for _ in 0..20 {
+            let mut into = vec![0; 0x10000];
+            client.region_write(0, 0, &into).unwrap();
+            client.region_read(0, 0, &mut into).unwrap();
+        }
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        client.disconnect();
+        reader.join().unwrap();
+    });
 }
 
 #[test]
