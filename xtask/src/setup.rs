@@ -41,6 +41,7 @@ pub(crate) struct Bench {
     vtd_client: Once<PathBuf>,
     kit: Once<Kit>,
     newest: Once<Kit>,
+    newest_kernel: Once<Kit>,
     sets: RefCell<HashMap<&'static str, Result<Tree, Stop>>>,
     places: [Once<Rc<Place>>; 2],
 }
@@ -59,6 +60,7 @@ impl Bench {
             vtd_client: OnceCell::new(),
             kit: OnceCell::new(),
             newest: OnceCell::new(),
+            newest_kernel: OnceCell::new(),
             sets: RefCell::default(),
             places: Default::default(),
         }
@@ -180,6 +182,17 @@ impl Bench {
             let newest = kit.newest(&self.site.xtask, log)?;
             self.progress
                 .print(&format!("  QEMU {}", newest.version(log)?));
+            Ok(newest)
+        })
+    }
+
+    /// The same with the newest kernel as well.
+    pub(crate) fn newest_kernel_kit(&self) -> Result<Kit, Stop> {
+        let kit = self.newest_kit()?;
+        self.once(&self.newest_kernel, "provide the newest kernel", |log| {
+            let newest = kit.newest_kernel(&self.site.xtask, log)?;
+            self.progress
+                .print(&format!("  Linux {}", newest.kernel_version()?));
             Ok(newest)
         })
     }

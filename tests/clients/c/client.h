@@ -59,6 +59,8 @@ struct function find_nvme(void);
 struct function function_at(const char *address);
 // The first virtio-net functions in the order of their addresses; returns how many.
 unsigned find_nics(struct function *functions, unsigned most);
+// The same with edus.
+unsigned find_edus(struct function *functions, unsigned most);
 
 // An opened function: by group (container and group are set) or by cdev (iommufd and ioas are).
 struct session {
@@ -184,6 +186,9 @@ void tracking(void);
 void pasid(void);
 void physical(void);
 void migration(void);
+void assigned(void);
+// The second edu is in another process than the unit.
+void assigned_remote(void);
 // What lifecycle() executes.
 void executed(int device, int container);
 

@@ -59,7 +59,8 @@ int main(int argc, char **argv)
 		{ "mapped", mapped }, { "mediated", mediated }, { "buffer", memory_buffer },
 		{ "tracking", tracking }, { "pasid", pasid }, { "physical", physical },
 		{ "frames", frames }, { "virtual-functions", virtual_functions },
-		{ "migration", migration },
+		{ "migration", migration }, { "assigned", assigned },
+		{ "assigned-remote", assigned_remote },
 		{ "fault", fault }, { "hold", hold },
 	};
 	const char *name = argc > 1 ? argv[1] : "";
@@ -84,7 +85,7 @@ int main(int argc, char **argv)
 		}
 	}
 	fprintf(stderr, "usage: %s legacy|interrupts|dma|rules|nvme|lifecycle|iommufd|hostile|closed|kvm|mapped|buffer|mediated|"
-		"tracking|pasid|physical|frames|virtual-functions\n"
+		"tracking|pasid|physical|frames|virtual-functions|assigned\n"
 		"       %s mode type1|type1v2|compat-group|compat-cdev|iommufd\n",
 		argv[0], argv[0]);
 	return 2;

@@ -89,6 +89,11 @@ static bool is_nvme(const struct function *function)
 	return function->class == 0x010802;
 }
 
+static bool is_nic(const struct function *function)
+{
+	return function->vendor == 0x1af4 && function->device == 0x1041;
+}
+
 struct function find_edu(void)
 {
 	return find(is_edu, "edu");
@@ -112,7 +117,7 @@ struct function function_at(const char *address)
 	return function;
 }
 
-unsigned find_nics(struct function *functions, unsigned most)
+static unsigned find_all(bool (*wanted)(const struct function *), struct function *functions, unsigned most)
 {
 	struct dirent **entries;
 	unsigned found = 0;
@@ -121,14 +126,28 @@ unsigned find_nics(struct function *functions, unsigned most)
 	CHECK(count >= 0, "scandir " DEVICES);
 	for (int i = 0; i < count; i++) {
 		const char *name = entries[i]->d_name;
+		struct function function = { 0 };
 
-		if (name[0] != '.' && found < most && read_number(name, "vendor") == 0x1af4 &&
-		    read_number(name, "device") == 0x1041)
-			functions[found++] = function_at(name);
+		if (name[0] != '.' && found < most) {
+			function.vendor = read_number(name, "vendor");
+			function.device = read_number(name, "device");
+			if (wanted(&function))
+				functions[found++] = function_at(name);
+		}
 		free(entries[i]);
 	}
 	free(entries);
 	return found;
+}
+
+unsigned find_nics(struct function *functions, unsigned most)
+{
+	return find_all(is_nic, functions, most);
+}
+
+unsigned find_edus(struct function *functions, unsigned most)
+{
+	return find_all(is_edu, functions, most);
 }
 
 int open_group(const struct function *function)

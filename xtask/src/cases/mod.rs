@@ -11,6 +11,7 @@ mod migration;
 mod unit;
 mod user;
 mod vtd;
+mod vtd_guests;
 
 use std::fmt;
 use std::path::Path;
@@ -90,6 +91,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(guests::cases());
     cases.extend(migration::cases());
     cases.extend(vtd::cases());
+    cases.extend(vtd_guests::cases());
     cases
 }
 

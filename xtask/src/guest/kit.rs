@@ -12,12 +12,18 @@ use crate::process::Job;
 use crate::verdict::{About as _, Stop};
 
 /// Raised when the kit's content changes for the same packages.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 /// The first QEMU whose vfio-pci behaves as the cases expect.
 const QEMU_MAJOR: u32 = 10;
 const PACKAGES: [&str; 2] = ["qemu-system-x86", "busybox-static"];
 /// Drivers of the guest, with all they depend on.
-const MODULES: [&str; 3] = ["nvme", "virtio_pci", "virtio_net"];
+const MODULES: [&str; 5] = [
+    "nvme",
+    "virtio_pci",
+    "virtio_net",
+    "vfio_pci",
+    "vfio_iommu_type1",
+];
 /// The first that the mirror has is taken.
 const KERNELS: [&str; 3] = [
     "linux-image-cloud-amd64",
@@ -87,6 +93,43 @@ impl Kit {
         Ok(kit)
     }
 
+    /// As this kit, with the newest kernel that the distribution has for this release.
+    pub(crate) fn newest_kernel(&self, xtask: &Path, log: &Path) -> Result<Self, Stop> {
+        let mirror = Mirror::of_this_machine(Release::Backports)?;
+        let kit = Self {
+            directory: xtask.join("kit-newest-kernel"),
+        };
+        let own = fs::read_to_string(self.directory.join("stamp")).about("stamp")?;
+        let stamp = format!("{own}\nkernel of {}", mirror.source);
+        if fs::read_to_string(kit.directory.join("stamp")).is_ok_and(|found| found == stamp) {
+            return Ok(kit);
+        }
+        let apt = Apt::new(&xtask.join("apt-newest-kernel"), mirror, log)?;
+        let kernel = kernel_packages(&apt)?;
+        // It need not exist.
+        let _ = fs::remove_dir_all(&kit.directory);
+        crate::place::copy_tree(&self.directory, &kit.directory).about(kit.directory.display())?;
+        fs::remove_file(kit.directory.join("stamp")).about("stamp")?;
+        fs::remove_dir_all(kit.directory.join("modules")).about("modules")?;
+        let tree = apt.unpack_only(&kernel)?;
+        gather_kernel(&tree, &kit.directory, &kit.directory.join("busybox"))?;
+        fs::write(kit.directory.join("stamp"), stamp).about(kit.directory.display())?;
+        Ok(kit)
+    }
+
+    /// The kernel's version, as its image says it (x86: Documentation/arch/x86/boot.rst, `kernel_version`).
+    pub(crate) fn kernel_version(&self) -> Result<String, Stop> {
+        let path = self.kernel();
+        let image = fs::read(&path).about(path.display())?;
+        let at = match image.get(0x20e..0x210) {
+            Some([low, high]) => 0x200 + usize::from(u16::from_le_bytes([*low, *high])),
+            _ => image.len(),
+        };
+        let text = image.get(at..).unwrap_or_default();
+        let end = text.iter().position(|byte| *byte == 0 || *byte == b' ');
+        Ok(String::from_utf8_lossy(&text[..end.unwrap_or(0)]).into_owned())
+    }
+
     /// What QEMU says of its version.
     pub(crate) fn version(&self, log: &Path) -> Result<String, Stop> {
         let mut words = self.qemu().into_iter();
@@ -119,6 +162,15 @@ impl Kit {
 
     /// An initramfs of busybox, the modules of the kit and this init script.
     pub(crate) fn initramfs(&self, init: &[u8]) -> Result<Vec<u8>, Stop> {
+        self.initramfs_with(init, &[])
+    }
+
+    /// The same with these programs.
+    pub(crate) fn initramfs_with(
+        &self,
+        init: &[u8],
+        programs: &[(&str, &[u8])],
+    ) -> Result<Vec<u8>, Stop> {
         let read = |name: &str| {
             let path = self.directory.join(name);
             fs::read(&path).about(path.display())
@@ -126,6 +178,9 @@ impl Kit {
         let mut archive = Initramfs::new();
         archive.file("init", init);
         archive.file("bin/busybox", &read("busybox")?);
+        for (name, content) in programs {
+            archive.file(name, content);
+        }
         let order = read("modules/order")?;
         for name in String::from_utf8_lossy(&order).lines() {
             archive.file(
@@ -230,9 +285,14 @@ fn gather_qemu(tree: &Path, kit: &Path, log: &Path) -> Result<(), Stop> {
 
 /// Copies the kernel, its modules and busybox out of the unpacked packages.
 fn gather_guest(tree: &Path, kit: &Path) -> Result<(), Stop> {
-    fs::create_dir_all(kit.join("modules")).about(kit.display())?;
     let busybox = find(tree, &["usr/bin/busybox".into(), "bin/busybox".into()])?;
     copy(&busybox, &kit.join("busybox"))?;
+    gather_kernel(tree, kit, &busybox)
+}
+
+/// Copies the kernel and its modules out of the unpacked packages.
+fn gather_kernel(tree: &Path, kit: &Path, busybox: &Path) -> Result<(), Stop> {
+    fs::create_dir_all(kit.join("modules")).about(kit.display())?;
     copy(&kernel_image(tree)?, &kit.join("vmlinuz"))?;
     let modules = ["usr/lib/modules", "lib/modules"]
         .map(|path| tree.join(path))
@@ -240,7 +300,7 @@ fn gather_guest(tree: &Path, kit: &Path) -> Result<(), Stop> {
         .find(|path| path.is_dir());
     let mut order = String::new();
     if let Some(modules) = modules {
-        for module in module::with_dependencies(&modules, &busybox, &MODULES)? {
+        for module in module::with_dependencies(&modules, busybox, &MODULES)? {
             let path = kit.join("modules").join(format!("{}.ko", module.name));
             fs::write(&path, module.bytes).about(path.display())?;
             order += &module.name;
