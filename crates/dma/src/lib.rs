@@ -11,7 +11,7 @@
 //! | where it ends | [`Outcome`]: a [`Run`] of [`Memory`], a [`Message`], or a [`Fault`] |
 //! | the link | [`Translate`], told to devices through an [`Attachment`] |
 //! | how long a result may be used | [`Gate`], [`InFlight`], [`Stay`], [`Grace`] |
-//! | the device's end | [`Port`]; [`Interrupts`]; [`FaultSink`] |
+//! | the device's end | [`Port`]; [`Interrupts`]; [`FaultSink`]; [`DeviceTlb`] |
 //! | what a device wrote | [`WriteLog`], [`DirtyLog`] |
 //! | a guest's domains, and who follows them | [`GuestDomains`], [`Observer`]; [`Listener`] of [`Change`]s |
 #![forbid(unsafe_code)]
@@ -35,6 +35,7 @@
 
 mod address;
 mod attachment;
+mod device_tlb;
 mod dirty;
 mod fault;
 mod gate;
@@ -51,6 +52,7 @@ mod write_log;
 
 pub use address::{Address, Gpa, Iova, Span};
 pub use attachment::Attachment;
+pub use device_tlb::{DeviceTlb, DeviceTlbError, TlbScope};
 pub use dirty::DirtyLog;
 pub use fault::{Fault, FaultReason, FaultSink, Stage, Walk};
 pub use gate::{Gate, Grace, InFlight, Participant, Stay};

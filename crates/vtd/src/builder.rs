@@ -105,6 +105,7 @@ impl Builder {
             caches: crate::cache::Caches::default(),
             registers: Mutex::new(crate::registers::Registers::new(self.capabilities)),
             turn: Mutex::default(),
+            device_tlbs: Mutex::default(),
             pages: Mutex::default(),
             remapping,
             observers: Mutex::default(),

@@ -3,10 +3,9 @@
 mod decode;
 mod told;
 
-use iogate_dma::{MemoryError, RequesterId, Width};
+use iogate_dma::{DeviceTlbError, MemoryError, RequesterId, Width};
 
 use crate::Vtd;
-use crate::ats::DeviceTlbError;
 use crate::registers::Registers;
 use crate::spec::descriptor::Wait;
 use crate::spec::registers::{

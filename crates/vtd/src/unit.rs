@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use iogate_dma::{Attachment, Fault, FaultSink, Gate, Memory, Observer, Port, RequesterId, Source};
 
+use crate::ats::DeviceTlbs;
 use crate::builder::{Builder, Wake};
 use crate::cache::Caches;
 use crate::capabilities::Capabilities;
@@ -70,6 +71,7 @@ pub struct Vtd {
     pub(crate) registers: Mutex<Registers>,
     /// Held by who does what registers ask for. Locked before `registers`.
     pub(crate) turn: Mutex<()>,
+    pub(crate) device_tlbs: Mutex<DeviceTlbs>,
     /// Locked before `registers`.
     pub(crate) pages: Mutex<Pages>,
     pub(crate) remapping: Remapping,

@@ -1,7 +1,7 @@
 //! From the bits of a descriptor to what it asks for, or what is wrong with
 //! it. VT-d 4.1 sections 6.5.2.1 to 6.5.2.8.
 
-use iogate_dma::{Pasid, RequesterId, Source};
+use iogate_dma::{Pasid, RequesterId, Source, TlbScope};
 
 use crate::Capabilities;
 use crate::ats::DeviceInvalidation;
@@ -172,8 +172,7 @@ fn pasid_iotlb(descriptor: PasidIotlb, high: u64) -> Result<Invalidation, QueueE
 fn device_tlb(descriptor: DeviceTlb, range: DevicePages) -> DeviceInvalidation {
     DeviceInvalidation {
         source: RequesterId(descriptor.source()),
-        pasid: None,
-        global: false,
+        scope: TlbScope::WithoutPasid,
         span: pages(range.page(), device_mask(range.page(), range.sized())),
     }
 }
@@ -184,8 +183,10 @@ fn pasid_device_tlb(
 ) -> Result<DeviceInvalidation, QueueErrorInfo> {
     Ok(DeviceInvalidation {
         source: RequesterId(descriptor.source()),
-        pasid: Some(pasid(descriptor.pasid())?),
-        global: range.global(),
+        scope: match range.global() {
+            true => TlbScope::EveryPasid,
+            false => TlbScope::Pasid(pasid(descriptor.pasid())?),
+        },
         span: pages(range.page(), device_mask(range.page(), range.sized())),
     })
 }

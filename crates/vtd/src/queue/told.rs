@@ -1,8 +1,8 @@
 //! One trace event for each descriptor, and for each invalidation by registers.
 
-use iogate_dma::{MemoryError, RequesterId};
+use iogate_dma::{DeviceTlbError, MemoryError};
 
-use crate::ats::{DeviceInvalidation, DeviceTlbError};
+use crate::ats::DeviceInvalidation;
 use crate::invalidate::Invalidation;
 use crate::pages::PageResponse;
 use crate::remap::InterruptEntries;
@@ -67,23 +67,15 @@ pub(super) fn interrupts(entries: InterruptEntries) {
 pub(super) fn device_tlb(invalidation: &DeviceInvalidation, result: Result<(), DeviceTlbError>) {
     let DeviceInvalidation {
         source,
-        pasid,
-        global,
+        scope,
         span,
     } = *invalidation;
-    let source: RequesterId = source;
     let result = match result {
         Ok(()) => "done",
         Err(DeviceTlbError::TimedOut) => "timed out",
         Err(DeviceTlbError::Unexpected) => "unexpected answer",
     };
-    match pasid {
-        None => told!("vtd_inv_desc_device_tlb", %source, range = %span, result),
-        Some(pasid) => {
-            let pasid = pasid.as_u32();
-            told!("vtd_inv_desc_device_tlb", %source, pasid, global, range = %span, result);
-        }
-    }
+    told!("vtd_inv_desc_device_tlb", %source, ?scope, range = %span, result);
 }
 
 pub(super) fn page_response(response: &PageResponse, known: bool) {

@@ -1,5 +1,6 @@
 //! The guest's side: what a driver does, and what it sees.
 
+mod device_tlb;
 mod events;
 mod faults;
 pub(crate) mod guest;
