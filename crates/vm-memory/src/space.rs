@@ -4,7 +4,7 @@ use std::iter::FusedIterator;
 use std::sync::Arc;
 
 use iogate_dma::{
-    Access, Fault, InFlight, Iova, Kind, Outcome, Participant, Request, Source, Span, Translate,
+    Access, Fault, InFlight, Iova, Outcome, Participant, Request, Source, Span, Translate,
 };
 use vm_memory::bitmap::BS;
 use vm_memory::guest_memory::{
@@ -87,22 +87,6 @@ impl<M: GuestMemoryBackend> Entered<'_, M> {
             Err(fault) => Err(refused(&fault)),
         }
     }
-
-    /// Whether the unit would allow `access` to the first piece of `span`, and
-    /// the bytes of that piece; asked as ATS asks, so that nothing is recorded.
-    fn allows(&self, span: Span<Iova>, access: Access) -> Option<u64> {
-        let mut request = Request::new(self.source, span, access);
-        request.kind = Kind::TranslationRequest;
-        match self.unit.translate(&self.guard, &request) {
-            Ok(Outcome::Memory(run)) if run.rights().allows(access) && run.length() > 0 => {
-                let length = usize::try_from(run.length()).ok()?;
-                let there =
-                    GuestMemoryBackend::check_range(self.ram, GuestAddress(run.address()), length);
-                there.then_some(run.length())
-            }
-            _ => None,
-        }
-    }
 }
 
 fn cannot(span: Span<Iova>, reason: String) -> Error {
@@ -131,23 +115,11 @@ impl<M: GuestMemoryBackend> GuestMemory for Entered<'_, M> {
     type PhysicalMemory = M;
     type Bitmap = <M::R as GuestMemoryRegion>::B;
 
+    /// Whether all of the range is accessible. What the unit refuses is an
+    /// access that it refused: its guest is told.
     fn check_range(&self, addr: GuestAddress, count: usize, access: Permissions) -> bool {
-        let Ok(count) = u64::try_from(count) else {
-            return false;
-        };
-        if count == 0 {
-            return true;
-        }
-        let access = access_of(access);
-        let mut rest = Span::with_length(Iova(addr.0), count);
-        let whole = rest.is_some();
-        while let Some(span) = rest {
-            let Some(done) = self.allows(span, access) else {
-                return false;
-            };
-            rest = after(span, done);
-        }
-        whole
+        let slices = GuestMemory::get_slices(self, addr, count, access);
+        slices.is_ok_and(|mut slices| slices.all(|slice| slice.is_ok()))
     }
 
     fn get_slices<'a>(
