@@ -31,6 +31,9 @@ pub(crate) fn capabilities(choices: &mut Choices<'_>) -> Capabilities {
         if choices.rarely(64) {
             offered = offered.first_stage_5_level();
         }
+        if choices.rarely(64) {
+            offered = offered.execute_requests();
+        }
     }
     offered
 }

@@ -42,6 +42,10 @@ pub(crate) fn known(
         !leaf && entry >> 11 & 1 != 0
     };
     let snoop = facts.entries.iter().any(snoop);
+    let snoop_leaf = facts
+        .entries
+        .last()
+        .is_some_and(|last| last.1 >> 11 & 1 != 0);
     let forbids = facts.entries.iter().any(|&(_, entry)| entry >> 63 != 0);
     let width = (30 + 9 * facts.width as u32).min(63);
     let upper = question.address >> (width - 1);
@@ -52,6 +56,10 @@ pub(crate) fn known(
         (0, Some(0x0e | 0x87)) if !silent => Some("interrupt-range-page"),
         (_, Some(0x0c) | None) if seen.arrived.is_none() && snoop && facts.kind != 1 => {
             Some("snoop-in-table-entry")
+        }
+        (0x7a, _) if snoop_leaf && !world.unit.snoop => Some("snoop-in-scalable-mode"),
+        (0, _) if silent && snoop_leaf && facts.scalable && !world.unit.snoop => {
+            Some("snoop-in-scalable-mode")
         }
         (_, Some(0x0a)) if facts.other_half => Some("root-other-half"),
         (0, Some(0x0b | 0x51 | 0x52 | 0x58 | 0x59 | 0x5b)) if silent && facts.scalable => {
