@@ -87,9 +87,8 @@ fn ask(guest: &mut Guest, history: &mut History, question: &Question) -> u64 {
             write,
             ..
         } => {
-            let same = matches!(became, Became::Memory { address: at, read: r, write: w, .. }
-                if (at, r, w) == (*address, *read, *write));
-            same && record.is_none()
+            let same = matches!(became, Became::Memory { address: at, .. } if at == *address);
+            same && became.may(question.access, *read, *write) && record.is_none()
         }
         Answer::Message => became == Became::Message && record.is_none(),
         Answer::Fault { found, told } => {

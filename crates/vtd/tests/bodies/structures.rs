@@ -86,8 +86,8 @@ fn ask(guest: &mut Guest, world: &mut World, question: &Question, length: u64) -
             read,
             write,
         } => {
-            let rights_agree = matches!(became, Became::Memory { read: r, write: w, .. } if (r, w) == (*read, *write));
-            assert!(rights_agree, "rights: {}", context());
+            let may = became.may(question.access, *read, *write);
+            assert!(may, "rights: {}", context());
             let Became::Memory {
                 address: at,
                 length: bytes,

@@ -100,6 +100,21 @@ pub(crate) enum Became {
     Refused(FaultReason),
 }
 
+impl Became {
+    /// Whether it allows the access, and nothing that tables do not. What is remembered may allow less than they do: not
+    /// to write before the dirty flag is set.
+    pub(crate) fn may(&self, access: Access, tables_read: bool, tables_write: bool) -> bool {
+        let Self::Memory { read, write, .. } = *self else {
+            return false;
+        };
+        let asked = match access {
+            Access::Read => read,
+            Access::Write => write,
+        };
+        asked && read <= tables_read && write <= tables_write
+    }
+}
+
 /// A fault recording register. VT-d 4.1 section 11.4.7.7.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Record {

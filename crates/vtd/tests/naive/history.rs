@@ -325,7 +325,13 @@ impl History {
             return None;
         }
         let (answer, _) = through(&self.unit, &memory, &domain, question);
-        if !matches!(answer, Answer::Memory { .. }) && times.tables != now && !refusals {
+        // A page that reaches into the interrupt range is, and refuses there.
+        let remembered = match &answer {
+            Answer::Memory { .. } => true,
+            Answer::Fault { found, .. } => matches!(found.reason, 0x0e | 0x87),
+            Answer::Message => false,
+        };
+        if !remembered && times.tables != now && !refusals {
             // What was refused is not remembered.
             return None;
         }
