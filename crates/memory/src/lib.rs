@@ -65,7 +65,7 @@ mod window;
 pub use client::ClientMemory;
 pub use device::DeviceMemory;
 pub use file::FileRange;
-pub use guest::{Backed, Backing, GuestMemory, GuestRange, MapError, Remote};
+pub use guest::{Backed, Backing, GuestMemory, GuestRange, MapError, RangeWatcher, Remote};
 pub use process::Process;
 pub use slot::ProcessSlot;
 pub use vma::Vma;

@@ -197,6 +197,28 @@ fn equal_ranges_are_one_until_the_last_is_dropped() {
 }
 
 #[test]
+fn who_hands_memory_on_is_told_of_each_change_once() {
+    #[derive(Default)]
+    struct Told(Mutex<Vec<Span<Gpa>>>);
+    impl iogate_memory::RangeWatcher for Told {
+        fn changed(&self, span: Span<Gpa>) {
+            self.0.lock().unwrap().push(span);
+        }
+    }
+    let (memory, ram, told) = (guest(), file(1, 4), Arc::new(Told::default()));
+    let watcher: Arc<dyn iogate_memory::RangeWatcher> = told.clone();
+    memory.watch(Arc::downgrade(&watcher));
+    let one = memory.map(pages(0, 4), RW, of(&ram, 0)).unwrap();
+    let two = memory.map(pages(0, 4), RW, of(&ram, 0)).unwrap();
+    drop(one);
+    assert_eq!(told.0.lock().unwrap().len(), 1);
+    drop(two);
+    assert_eq!(*told.0.lock().unwrap(), [pages(0, 4); 2]);
+    drop((watcher, told));
+    let _range = memory.map(pages(0, 1), RW, of(&ram, 0)).unwrap();
+}
+
+#[test]
 fn an_older_range_shows_again_when_the_newer_one_goes() {
     let (memory, ram, rom) = (guest(), file(1, 8), file(2, 2));
     let _ram = memory.map(pages(0, 8), RW, of(&ram, 0)).unwrap();

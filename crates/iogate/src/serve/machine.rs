@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -14,13 +14,16 @@ use iogate_interrupt::{Delivery, Window};
 use iogate_machine::{DeviceEntry, Machine};
 use iogate_memory::{ClientMemory, GuestMemory};
 use iogate_pci::After;
-use iogate_vfio_user::{Server, ServerOptions, Stop};
+use iogate_shadow::Shadow;
+use iogate_vfio_user::{Device, Server, ServerOptions, Stop};
 use iogate_vtd::Vtd;
 
 use super::faults::Faults;
 use super::interrupts::Wires;
 use super::plan::{Plan, PlannedDevice, PlannedUnit};
 use super::ram::Untranslated;
+use super::remote::{Behind, RemoteDevice};
+use super::seat::Seat;
 use super::served::Served;
 use super::unit::{Outgoing, UnitFunction};
 use super::worker::{self, Waker};
@@ -30,13 +33,22 @@ use crate::session::{self, REMOTE, Refusal};
 /// device is in use.
 const CONNECTIONS: usize = 4;
 
+/// A function on its socket.
+pub(crate) struct Socket {
+    pub(crate) name: String,
+    pub(crate) at: RequesterId,
+    pub(crate) path: PathBuf,
+    seat: Arc<Seat>,
+    stop: Stop,
+}
+
 /// A served machine.
 pub(crate) struct Running {
     pub(crate) plan: Plan,
     /// The units' functions, then the devices.
-    pub(crate) served: Vec<Arc<Served>>,
-    pub(crate) sockets: Vec<PathBuf>,
-    stops: Vec<Stop>,
+    pub(crate) sockets: Vec<Socket>,
+    units: Vec<Arc<Served>>,
+    wakers: Vec<Arc<Waker>>,
 }
 
 /// What is built before anything is served.
@@ -67,21 +79,27 @@ impl Running {
         };
         let mut units = Vec::new();
         let mut running = Self {
-            plan: Plan {
-                units: Vec::new(),
-                devices: Vec::new(),
-            },
-            served: Vec::new(),
+            plan,
             sockets: Vec::new(),
-            stops: Vec::new(),
+            units: Vec::new(),
+            wakers: Vec::new(),
         };
+        let plan = &running.plan;
         for (index, planned) in plan.units.iter().enumerate() {
             let behind = plan.devices.iter();
             let behind = behind.filter(|device| device.unit == Some(index));
             let behind = behind.map(|device| device.at).collect();
             let (unit, served) = build_unit(&parts, planned, behind)?;
-            units.push(unit);
-            running.serve(served, directory)?;
+            units.push(Unit {
+                shadow: Shadow::of(Arc::clone(&unit) as _),
+                unit,
+            });
+            let path = directory.join(&planned.name);
+            let (seat, waker) = (Arc::clone(&served.seat), Arc::clone(&served.waker));
+            let socket = serve((&planned.name, planned.at), path, served.clone(), seat)?;
+            running.sockets.push(socket);
+            running.units.push(served);
+            running.wakers.push(waker);
         }
         for planned in &plan.devices {
             let entry = machine.functions().get(planned.index);
@@ -89,68 +107,132 @@ impl Running {
                 continue;
             };
             let unit = planned.unit.and_then(|unit| units.get(unit));
-            let served = build_device(&parts, planned, device, unit)?;
-            running.serve(served, directory)?;
+            let path = directory.join(&planned.name);
+            let who = (planned.name.as_str(), planned.at);
+            let socket = if device.model == REMOTE {
+                let remote = build_remote(&parts, planned, device, unit)?;
+                let seat = Arc::clone(&remote.seat);
+                serve(who, path, remote, seat)?
+            } else {
+                let served = build_device(&parts, planned, device, unit)?;
+                running.wakers.push(Arc::clone(&served.waker));
+                let seat = Arc::clone(&served.seat);
+                serve(who, path, served, seat)?
+            };
+            running.sockets.push(socket);
         }
-        running.plan = plan;
         Ok(running)
-    }
-
-    /// Binds the function's socket and starts the threads that serve it.
-    fn serve(&mut self, served: Arc<Served>, directory: &Path) -> Result<(), Refusal> {
-        let path = directory.join(&served.name);
-        let server = Server::bind(&path, ServerOptions::default());
-        let server = server
-            .map_err(|error| Refusal(format!("cannot listen at {}: {error}", path.display())))?;
-        self.stops.push(server.stop());
-        let clients = Arc::clone(&served);
-        let thread = std::thread::Builder::new().name(format!("at {}", served.name));
-        let thread = thread.spawn(move || accept(&server, &clients));
-        thread.map_err(failed("start a thread"))?;
-        self.sockets.push(path);
-        self.served.push(served);
-        Ok(())
     }
 
     /// The units' functions.
     pub(crate) fn units(&self) -> impl Iterator<Item = &Arc<Served>> {
-        self.served.iter().take(self.plan.units.len())
+        self.units.iter()
     }
 
     /// Waits until no client is connected; whether none is.
     pub(crate) fn wait_alone(&self, end: Instant) -> bool {
-        self.served.iter().all(|served| served.wait_alone(end))
+        let mut sockets = self.sockets.iter();
+        sockets.all(|socket| socket.seat.wait_free(end))
     }
 
     /// Ends the serving.
     pub(crate) fn stop(&self) {
-        for stop in &self.stops {
-            stop.stop();
+        for socket in &self.sockets {
+            socket.stop.stop();
+            // The server removes it too, when its thread gets there.
+            let _ = std::fs::remove_file(&socket.path);
         }
-        for served in &self.served {
-            served.waker.stop();
+        for waker in &self.wakers {
+            waker.stop();
         }
     }
 }
 
+/// Listens at `path` and starts the thread that serves who connects.
+fn serve(
+    (name, at): (&str, RequesterId),
+    path: PathBuf,
+    device: Arc<dyn Device>,
+    seat: Arc<Seat>,
+) -> Result<Socket, Refusal> {
+    let server = Server::bind(&path, ServerOptions::default());
+    let refused = |error| Refusal(format!("cannot listen at {}: {error}", path.display()));
+    let server = server.map_err(refused)?;
+    let stop = server.stop();
+    let thread = std::thread::Builder::new().name(format!("at {name}"));
+    let of_clients = name.to_owned();
+    let thread = thread.spawn(move || accept(&server, &device, &of_clients));
+    thread.map_err(failed("start a thread"))?;
+    Ok(Socket {
+        name: name.to_owned(),
+        at,
+        path,
+        seat,
+        stop,
+    })
+}
+
 /// Serves the clients of one socket, each on a thread of its own.
-fn accept(server: &Server, served: &Arc<Served>) {
+fn accept(server: &Server, device: &Arc<dyn Device>, name: &str) {
     let count = Arc::new(AtomicUsize::new(0));
     while let Ok(Some(connection)) = server.accept() {
         if count.fetch_add(1, Ordering::SeqCst) >= CONNECTIONS {
             count.fetch_sub(1, Ordering::SeqCst);
             continue;
         }
-        let (served, of_thread) = (Arc::clone(served), Arc::clone(&count));
-        let thread = std::thread::Builder::new().name(served.name.clone());
+        let (device, of_thread) = (Arc::clone(device), Arc::clone(&count));
+        let thread = std::thread::Builder::new().name(name.to_owned());
         let started = thread.spawn(move || {
-            connection.serve(&*served);
+            connection.serve(&*device);
             of_thread.fetch_sub(1, Ordering::SeqCst);
         });
         if started.is_err() {
             count.fetch_sub(1, Ordering::SeqCst);
         }
     }
+}
+
+/// A unit, and the domains of its guest for those who follow them.
+struct Unit {
+    unit: Arc<Vtd>,
+    shadow: Arc<Shadow>,
+}
+
+/// The port of a device, and the gate that it passes.
+fn port(parts: &Parts, source: Source, unit: Option<&Unit>) -> (Port, Arc<Gate>) {
+    let space: Arc<dyn Translate> = match unit {
+        Some(unit) => Arc::clone(&unit.unit) as _,
+        None => Arc::new(Untranslated(Arc::clone(&parts.memory))),
+    };
+    let gate = unit.map_or_else(Arc::<Gate>::default, |unit| Arc::clone(unit.unit.gate()));
+    let attachment = session::attachment(None);
+    attachment.set(Some(space));
+    let faults = Arc::clone(&parts.faults);
+    let port = Port::new(source, Arc::new(attachment), gate.join(), faults);
+    (port, gate)
+}
+
+fn build_remote(
+    parts: &Parts,
+    planned: &PlannedDevice,
+    device: &DeviceEntry,
+    unit: Option<&Unit>,
+) -> Result<Arc<RemoteDevice>, Refusal> {
+    let place = &device.place;
+    let Some(path) = device.properties.text("socket") else {
+        let what = "a remote device needs the `socket` of its server";
+        return Err(Refusal(format!("{place}: {what}")));
+    };
+    let source = Source::from(planned.at);
+    let behind = match unit {
+        Some(unit) => Behind::Unit(Arc::clone(&unit.shadow)),
+        None => Behind::Nothing,
+    };
+    let (port, _) = port(parts, source, unit);
+    let (path, source) = (Path::new(path), (source, behind));
+    RemoteDevice::connect(&planned.name, path, source, port, &parts.memory).map_err(|error| {
+        Refusal(format!("{place}: the server at {}: {error}", path.display()))
+    })
 }
 
 fn build_unit(
@@ -174,20 +256,21 @@ fn build_unit(
     let function = UnitFunction::new(Arc::clone(&unit), source, Arc::clone(&wires) as _);
     let function = function.map_err(|error| Refusal(error.to_string()))?;
     let served = Arc::new(Served {
-        name: planned.name.clone(),
         source,
         function: Arc::new(function),
         wires,
         gate: Arc::clone(unit.gate()),
         memory: Arc::clone(&parts.memory),
         waker: Arc::clone(&waker),
-        state: Default::default(),
+        seat: Arc::default(),
+        ram: Mutex::default(),
+        irqs: Mutex::default(),
     });
-    let (of_worker, to_client) = (Arc::clone(&unit), Arc::downgrade(&served));
+    let (of_worker, to_client) = (Arc::clone(&unit), Arc::clone(&served.seat));
     let quantum = move || {
         let more = of_worker.work();
         while let Some(message) = outgoing.take() {
-            let client = to_client.upgrade().and_then(|served| served.peer());
+            let client = to_client.client();
             // Without a client there is nobody to be interrupted.
             let _ = client
                 .map(|client| client.dma_post(Iova(message.address), &message.data.to_le_bytes()));
@@ -202,14 +285,11 @@ fn build_device(
     parts: &Parts,
     planned: &PlannedDevice,
     device: &DeviceEntry,
-    unit: Option<&Arc<Vtd>>,
+    unit: Option<&Unit>,
 ) -> Result<Arc<Served>, Refusal> {
     let refused = |error: &dyn std::fmt::Display| {
         Refusal(format!("{}: {}: {error}", device.place, device.model))
     };
-    if device.model == REMOTE {
-        return Err(refused(&"not served yet"));
-    }
     let source = Source::from(planned.at);
     let wires = Arc::new(Wires::new(Arc::clone(&parts.delivery)));
     let properties: Properties = device
@@ -232,15 +312,7 @@ fn build_device(
     let function = function.map_err(|error| refused(&error))?;
     function.endpoint().integrate(planned.ats);
     let function = session::watched(function);
-    let space: Arc<dyn Translate> = match unit {
-        Some(unit) => Arc::clone(unit) as _,
-        None => Arc::new(Untranslated(Arc::clone(&parts.memory))),
-    };
-    let gate = unit.map_or_else(Arc::<Gate>::default, |unit| Arc::clone(unit.gate()));
-    let attachment = session::attachment(None);
-    attachment.set(Some(space));
-    let faults = Arc::clone(&parts.faults);
-    let mut port = Port::new(source, Arc::new(attachment), gate.join(), faults);
+    let (mut port, gate) = port(parts, source, unit);
     let waker = Arc::new(Waker::default());
     let to_worker = Arc::clone(&waker);
     function.attend(Arc::new(move || to_worker.wake()));
@@ -249,13 +321,14 @@ fn build_device(
     let quantum = move || of_worker.work(&mut port) == After::Work;
     worker::start(&name, &waker, quantum).map_err(failed("start a thread"))?;
     Ok(Arc::new(Served {
-        name,
         source,
         function,
         wires,
         gate,
         memory: Arc::clone(&parts.memory),
         waker,
-        state: Default::default(),
+        seat: Arc::default(),
+        ram: Mutex::default(),
+        irqs: Mutex::default(),
     }))
 }

@@ -8,6 +8,8 @@ mod machine;
 mod plan;
 mod qemu;
 mod ram;
+mod remote;
+mod seat;
 mod served;
 mod table;
 mod unit;

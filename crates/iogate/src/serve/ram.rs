@@ -15,14 +15,13 @@ use iogate_vfio_user::{DmaMap, Errno, Peer};
 pub(crate) struct ClientRam(BTreeMap<Gpa, GuestRange>);
 
 impl ClientRam {
-    /// Takes a mapping. A file that cannot be mapped is left to the client,
+    /// Makes a mapping. A file that cannot be mapped is left to the client,
     /// which is asked for each access then.
-    pub(crate) fn map(
-        &mut self,
+    pub(crate) fn range(
         memory: &Arc<GuestMemory>,
         client: &Arc<Peer>,
         map: DmaMap,
-    ) -> Result<(), Errno> {
+    ) -> Result<GuestRange, Errno> {
         let span = guest(map.span)?;
         let asked = || Backing::Remote(Arc::new(Asked(Arc::clone(client))));
         let range = match map.file {
@@ -40,22 +39,27 @@ impl ClientRam {
             }
             None => memory.map(span, map.rights, asked()),
         };
-        let range = range.map_err(|error| match error {
+        range.map_err(|error| match error {
             MapError::Ranges(_) => Errno::NOSPC,
             _ => Errno::INVAL,
-        })?;
-        self.0.insert(span.first(), range);
-        Ok(())
+        })
     }
 
-    /// Lets go of a mapping.
-    pub(crate) fn unmap(&mut self, span: Span<Iova>) {
-        self.0.remove(&Gpa(span.first().0));
+    /// Keeps a mapping until it is taken back.
+    pub(crate) fn put(&mut self, range: GuestRange) {
+        self.0.insert(range.span().first(), range);
     }
 
-    /// Lets go of all of them.
-    pub(crate) fn clear(&mut self) {
-        self.0.clear();
+    /// Gives a mapping back, to be let go of where no lock is held.
+    #[must_use]
+    pub(crate) fn take(&mut self, span: Span<Iova>) -> Option<GuestRange> {
+        self.0.remove(&Gpa(span.first().0))
+    }
+
+    /// Gives all of them back.
+    #[must_use]
+    pub(crate) fn take_all(&mut self) -> Vec<GuestRange> {
+        std::mem::take(&mut self.0).into_values().collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! One function on its socket: what the protocol asks for, done on the function
 //! as every program behind VFIO would have it.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use iogate_dma::{Gate, Iova, Rights, Source, Span};
@@ -11,6 +11,7 @@ use iogate_vfio_user::{Device, DeviceInfo, DmaMap, Errno, Irq, Peer, Region, Set
 
 use super::interrupts::{Irqs, Of, Wires, index};
 use super::ram::ClientRam;
+use super::seat::Seat;
 use super::worker::Waker;
 
 /// Regions of a PCI function. Linux include/uapi/linux/vfio.h,
@@ -32,8 +33,6 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A function that is served.
 pub(crate) struct Served {
-    /// The name of its socket, and of itself to a person.
-    pub(crate) name: String,
     pub(crate) source: Source,
     pub(crate) function: Arc<dyn Function>,
     pub(crate) wires: Arc<Wires>,
@@ -41,55 +40,18 @@ pub(crate) struct Served {
     pub(crate) gate: Arc<Gate>,
     pub(crate) memory: Arc<GuestMemory>,
     pub(crate) waker: Arc<Waker>,
-    pub(crate) state: State,
-}
-
-/// What changes of a served function.
-#[derive(Default)]
-pub(crate) struct State {
-    client: Mutex<Client>,
-    /// Told when a client comes or goes, and when BARs may have moved.
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Client {
-    peer: Option<Arc<Peer>>,
-    ram: ClientRam,
-    irqs: Irqs,
+    pub(crate) seat: Arc<Seat>,
+    pub(crate) ram: Mutex<ClientRam>,
+    pub(crate) irqs: Mutex<Irqs>,
 }
 
 impl Served {
-    fn client(&self) -> MutexGuard<'_, Client> {
-        let client = &self.state.client;
-        client.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ram(&self) -> MutexGuard<'_, ClientRam> {
+        self.ram.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The client that is connected.
-    pub(crate) fn peer(&self) -> Option<Arc<Peer>> {
-        self.client().peer.clone()
-    }
-
-    /// Waits for something about the function to become true, at most until
-    /// `end`; whether it is.
-    fn wait_until(&self, end: Instant, is_true: impl Fn(&Client) -> bool) -> bool {
-        let mut client = self.client();
-        loop {
-            if is_true(&client) {
-                return true;
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            let waited = self.state.changed.wait_timeout(client, left);
-            (client, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Waits until no client is connected, at most until `end`; whether none is.
-    pub(crate) fn wait_alone(&self, end: Instant) -> bool {
-        self.wait_until(end, |client| client.peer.is_none())
+    fn irqs(&self) -> MutexGuard<'_, Irqs> {
+        self.irqs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where BAR 0 has its registers, once the guest's firmware has placed it
@@ -98,12 +60,6 @@ impl Served {
         let endpoint = self.function.endpoint();
         let enabled = endpoint.command().memory_enabled();
         endpoint.bar_address(0).filter(|at| enabled && *at != 0)
-    }
-
-    /// Waits until [`placed`](Self::placed) says something, at most until `end`.
-    pub(crate) fn wait_placed(&self, end: Instant) -> Option<u64> {
-        self.wait_until(end, |_| self.placed().is_some());
-        self.placed()
     }
 
     fn of(&self) -> Of<'_> {
@@ -130,7 +86,7 @@ impl Served {
             std::thread::sleep(Duration::from_micros(50));
         }
         // It cannot refuse what it took before.
-        let _ = self.client().irqs.restore(&self.of());
+        let _ = self.irqs().restore(&self.of());
     }
 
     fn config_size(&self) -> u64 {
@@ -162,31 +118,20 @@ impl Served {
 }
 
 impl Device for Served {
-    /// One client at a time.
     fn connected(&self, client: &Arc<Peer>) -> Result<(), Errno> {
-        let mut state = self.client();
-        if state.peer.is_some() {
-            return Err(Errno::BUSY);
-        }
-        state.peer = Some(Arc::clone(client));
-        drop(state);
-        self.state.changed.notify_all();
-        Ok(())
+        self.seat.take(client)
     }
 
     fn disconnected(&self, client: &Peer) {
-        let is_ours = |held: &Arc<Peer>| held.id() == client.id();
-        if !self.client().peer.as_ref().is_some_and(is_ours) {
+        if !self.seat.is(client) {
             return;
         }
         // The next client finds the function as at power-on.
         self.start_over(ResetKind::FunctionLevel);
-        let mut state = self.client();
-        state.ram.clear();
-        state.irqs.clear_all(&self.of());
-        state.peer = None;
-        drop(state);
-        self.state.changed.notify_all();
+        self.irqs().clear_all(&self.of());
+        let ranges = self.ram().take_all();
+        drop(ranges);
+        self.seat.leave();
     }
 
     fn info(&self) -> DeviceInfo {
@@ -240,7 +185,7 @@ impl Device for Served {
             if effect == ConfigEffect::FunctionReset {
                 self.start_over(ResetKind::FunctionLevel);
             }
-            self.state.changed.notify_all();
+            self.seat.tell();
             return Ok(());
         }
         let bar = self.bar_index(region)?;
@@ -278,15 +223,18 @@ impl Device for Served {
     }
 
     fn set_irqs(&self, _: &Peer, set: SetIrqs<'_>) -> Result<(), Errno> {
-        self.client().irqs.set(&self.of(), set)
+        self.irqs().set(&self.of(), set)
     }
 
     fn dma_map(&self, client: &Arc<Peer>, map: DmaMap) -> Result<(), Errno> {
-        self.client().ram.map(&self.memory, client, map)
+        let range = ClientRam::range(&self.memory, client, map)?;
+        self.ram().put(range);
+        Ok(())
     }
 
     fn dma_unmap(&self, _: &Peer, span: Span<Iova>) {
-        self.client().ram.unmap(span);
+        let range = self.ram().take(span);
+        drop(range);
     }
 
     fn reset(&self, _: &Peer) -> Result<(), Errno> {

@@ -125,7 +125,8 @@ fn firmware_places(
     let found = loop {
         let soon = Instant::now().checked_add(Duration::from_millis(5));
         let soon = soon.unwrap_or_else(Instant::now);
-        let places = running.units().map(|unit| unit.wait_placed(soon));
+        let units = running.units();
+        let places = units.map(|unit| unit.seat.wait_for(soon, || unit.placed()));
         if let Some(bars) = places.collect::<Option<Vec<u64>>>() {
             break Some(Ok(bars));
         }

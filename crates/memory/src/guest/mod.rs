@@ -13,7 +13,7 @@ mod ranges;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use iogate_dma::{Gpa, Memory, MemoryError, Rights, Span, Width};
 
@@ -34,6 +34,14 @@ pub trait Remote: Send + Sync {
     /// # Errors
     /// As for [`read`](Self::read).
     fn write(&self, at: Gpa, from: &[u8]) -> Result<(), MemoryError>;
+}
+
+/// Who hands guest memory on, and has to know when it is another one.
+pub trait RangeWatcher: Send + Sync {
+    /// What stands at `span` has changed. When this returns after a range was
+    /// taken away, nobody that memory was handed on to uses it any more. Called
+    /// by the thread that made the change, without a lock.
+    fn changed(&self, span: Span<Gpa>);
 }
 
 /// What stands behind a range of guest memory.
@@ -104,6 +112,7 @@ pub struct GuestMemory {
     space: Arc<Space>,
     ranges: RwLock<Ranges>,
     changes: AtomicU64,
+    watchers: Mutex<Vec<Weak<dyn RangeWatcher>>>,
 }
 
 impl GuestMemory {
@@ -117,6 +126,7 @@ impl GuestMemory {
             space: Arc::new(Space::new()?),
             ranges: RwLock::default(),
             changes: AtomicU64::new(0),
+            watchers: Mutex::default(),
         })
     }
 
@@ -132,15 +142,36 @@ impl GuestMemory {
         rights: Rights,
         backing: Backing,
     ) -> Result<GuestRange, MapError> {
-        let id = self
-            .write_ranges()
-            .add(&self.space, span, rights, backing)?;
-        self.changes.fetch_add(1, Ordering::Release);
+        let added = self.write_ranges().add(&self.space, span, rights, backing);
+        let (id, is_new) = added?;
+        if is_new {
+            self.changed(span);
+        }
         Ok(GuestRange {
             memory: Arc::clone(self),
             id,
             span,
         })
+    }
+
+    /// Has `watcher` told of changes, until it is dropped.
+    pub fn watch(&self, watcher: Weak<dyn RangeWatcher>) {
+        self.lock_watchers().push(watcher);
+    }
+
+    fn lock_watchers(&self) -> std::sync::MutexGuard<'_, Vec<Weak<dyn RangeWatcher>>> {
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changed(&self, span: Span<Gpa>) {
+        self.changes.fetch_add(1, Ordering::Release);
+        let mut watchers = self.lock_watchers();
+        watchers.retain(|watcher| watcher.strong_count() > 0);
+        let told: Vec<_> = watchers.iter().filter_map(Weak::upgrade).collect();
+        drop(watchers);
+        for watcher in told {
+            watcher.changed(span);
+        }
     }
 
     /// A number that changes with every change of ranges.
@@ -349,7 +380,9 @@ impl Drop for GuestRange {
     fn drop(&mut self) {
         let memory = &self.memory;
         let gone = memory.write_ranges().remove(&memory.space, self.id);
-        memory.changes.fetch_add(1, Ordering::Release);
+        if gone.is_some() {
+            memory.changed(self.span);
+        }
         // What it held is let go without the lock: a remote's end may be long.
         drop(gone);
     }

@@ -132,15 +132,15 @@ impl Ranges {
             .collect()
     }
 
-    /// Adds a range, or one more user of an equal one. The id is that of the
-    /// range.
+    /// Adds a range, or one more user of an equal one. Gives the range's id, and
+    /// whether it is new.
     pub(super) fn add(
         &mut self,
         space: &Arc<Space>,
         span: Span<Gpa>,
         rights: Rights,
         backing: Backing,
-    ) -> Result<u64, MapError> {
+    ) -> Result<(u64, bool), MapError> {
         let (first, last) = (span.first().0, span.last().0);
         let whole = first.is_multiple_of(PAGE) && last.wrapping_add(1).is_multiple_of(PAGE);
         let length = span.length().filter(|_| whole && rights != Rights::NONE);
@@ -151,7 +151,7 @@ impl Ranges {
                 let place = check_file(&file, offset, length)
                     .map_err(|reason| MapError::File { span, reason })?;
                 if let Some(id) = self.share(span, rights, place) {
-                    return Ok(id);
+                    return Ok((id, false));
                 }
                 End::File {
                     file,
@@ -186,7 +186,7 @@ impl Ranges {
             drop(self.remove(space, id));
             return Err(MapError::Refused { span, error });
         }
-        Ok(id)
+        Ok((id, true))
     }
 
     /// One more user of a range that is equal in all.

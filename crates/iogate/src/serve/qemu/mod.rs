@@ -36,17 +36,18 @@ pub(crate) fn additions(user: &User, running: &Running) -> Result<Vec<OsString>,
         add("-object", object);
         add("-machine", format!("memory-backend={MEMORY}"));
     }
-    let devices: Vec<usize> = running.served.iter().map(device_number).collect();
-    for (served, path) in running.served.iter().zip(&running.sockets) {
-        let number = device_number(served);
-        let functions = devices.iter().filter(|other| **other == number).count();
+    for socket in &running.sockets {
+        let at = socket.at;
+        let mut others = running.sockets.iter();
+        let is_one_of_several =
+            others.any(|other| other.at.device() == at.device() && other.at != at);
         let mut device = json!({
             "driver": "vfio-user-pci",
-            "id": format!("iogate-{}", served.name.replace('.', "-")),
-            "addr": address(served),
-            "socket": { "type": "unix", "path": text(path)? },
+            "id": format!("iogate-{}", socket.name),
+            "addr": format!("{:02x}.{}", at.device(), at.function()),
+            "socket": { "type": "unix", "path": text(&socket.path)? },
         });
-        if functions > 1 && served.source.requester.function() == 0 {
+        if is_one_of_several && at.function() == 0 {
             device["multifunction"] = json!(true);
         }
         add("-device", device.to_string());
@@ -59,15 +60,6 @@ pub(crate) fn table(path: &Path) -> Result<[OsString; 2], Refusal> {
     // A comma in a value is written twice.
     let path = text(path)?.replace(',', ",,");
     Ok(["-acpitable".into(), format!("file={path}").into()])
-}
-
-fn device_number(served: &std::sync::Arc<super::served::Served>) -> usize {
-    served.source.requester.device().into()
-}
-
-fn address(served: &super::served::Served) -> String {
-    let at = served.source.requester;
-    format!("{:02x}.{}", at.device(), at.function())
 }
 
 fn text(path: &Path) -> Result<&str, Refusal> {
