@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use iogate_devices::{MakeMemory, Properties, Slot};
@@ -231,7 +231,10 @@ fn build_remote(
     let (port, _) = port(parts, source, unit);
     let (path, source) = (Path::new(path), (source, behind));
     RemoteDevice::connect(&planned.name, path, source, port, &parts.memory).map_err(|error| {
-        Refusal(format!("{place}: the server at {}: {error}", path.display()))
+        Refusal(format!(
+            "{place}: the server at {}: {error}",
+            path.display()
+        ))
     })
 }
 

@@ -151,15 +151,17 @@ fn wait(
     let none = User::new(&[]);
     let mut arguments = qemu::additions(&none, running)?;
     let mut told = vec![None; running.units().count()];
-    if !bars.is_empty() {
-        directory.write_table(&table::table(&running.plan, bars).map_err(refused)?)?;
-        told = bars.iter().copied().map(Some).collect();
-    } else {
-        // QEMU wants a file to be there, and a table in it.
+    if !told.is_empty() {
+        // Until it is known where the units stand: QEMU wants a table to be
+        // there.
         let nowhere = vec![0; told.len()];
-        directory.write_table(&table::table(&running.plan, &nowhere).map_err(refused)?)?;
+        let bases = if bars.is_empty() { &nowhere } else { bars };
+        directory.write_table(&table::table(&running.plan, bases).map_err(refused)?)?;
+        for (told, bar) in told.iter_mut().zip(bars) {
+            *told = Some(*bar);
+        }
+        arguments.extend(qemu::table(&directory.table())?);
     }
-    arguments.extend(qemu::table(&directory.table())?);
     let mut out = io::stdout().lock();
     let written = writeln!(out, "{}\nready", qemu::quoted(&arguments)).and_then(|()| out.flush());
     drop(out);

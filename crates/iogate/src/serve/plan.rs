@@ -165,7 +165,8 @@ impl Plan {
     }
 }
 
-/// The units by name; the one of a machine that names none is a VT-d one.
+/// The units by name; the one of a machine that names none is a VT-d one, if a
+/// device is behind it.
 fn units(machine: &Machine) -> Result<Vec<(String, Vtd)>, Refusal> {
     let default = Vtd {
         at: None,
@@ -177,6 +178,11 @@ fn units(machine: &Machine) -> Result<Vec<(String, Vtd)>, Refusal> {
         caching_mode: true,
         fault_records: 8,
     };
+    let mut devices = machine.devices();
+    let is_used = devices.any(|(_, entry, _)| entry.translation == Translation::Unit(0));
+    if machine.has_default_iommu() && !is_used {
+        return Ok(Vec::new());
+    }
     let units = machine.iommus().iter().map(|iommu| match &iommu.kind {
         IommuKind::Vtd(unit) => Ok((iommu.name.clone(), unit.clone())),
         IommuKind::Generic if machine.has_default_iommu() => {

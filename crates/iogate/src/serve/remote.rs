@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread;
 
 use iogate_dma::{
-    Change, DmaError, DomainKey, Fault, Gpa, GuestDomains, Iova, Listener, Mapping,
-    Memory, MemoryError, Observer, Partial, Port, Rights, Scan, Source, Span, Width,
+    Change, DmaError, DomainKey, Fault, Gpa, GuestDomains, Iova, Listener, Mapping, Memory,
+    MemoryError, Observer, Partial, Port, Rights, Scan, Source, Span, Width,
 };
 use iogate_memory::{Backed, GuestMemory, RangeWatcher};
 use iogate_shadow::{Following, Section, Shadow};
@@ -43,7 +43,11 @@ struct Told {
 
 impl Listener for Told {
     fn apply(&self, changes: &[Change]) -> Result<(), Partial> {
-        let to = self.to.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let to = self
+            .to
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         match to {
             Some(to) => to.apply(changes),
             None => Err(Partial {
@@ -215,7 +219,8 @@ impl Device for RemoteDevice {
         }
         // The next client finds the device as at power-on. If its server is
         // gone, so is its state.
-        for (index, irq) in (0..).zip(&self.irqs).filter(|(_, irq)| irq.count > 0) {
+        let irqs = (0..).zip(&self.irqs);
+        for (index, _) in irqs.filter(|(_, irq)| irq.count > 0) {
             let trigger = iogate_vfio_user::IrqAction::Trigger;
             let _ = self.ask(|client| client.set_irqs(index, 0, 0, trigger, IrqTarget::None));
         }
