@@ -12,6 +12,7 @@ mod unit;
 mod user;
 mod vtd;
 mod vtd_guests;
+mod vtd_interrupts;
 
 use std::fmt;
 use std::path::Path;
@@ -92,6 +93,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(migration::cases());
     cases.extend(vtd::cases());
     cases.extend(vtd_guests::cases());
+    cases.extend(vtd_interrupts::cases());
     cases
 }
 

@@ -1,5 +1,6 @@
 //! The virtual VT-d against another implementation: QEMU's intel-iommu, which both answer the same guest.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -42,6 +43,40 @@ fn differential(
     mode: &str,
     bits: u32,
 ) -> Result<(), Stop> {
+    let unit = format!("intel-iommu,intremap=off{properties}");
+    let mut arguments = vec!["-audiodev", "none,id=none"];
+    for device in [
+        &unit,
+        "iommu-testdev,addr=04",
+        "iommu-testdev,addr=06",
+        "iommu-testdev,addr=12",
+        "intel-hda,addr=05",
+        "hda-output,audiodev=none",
+    ] {
+        arguments.extend(["-device", device]);
+    }
+    let bits = bits.to_string();
+    let words = [mode.as_ref(), bits.as_ref()];
+    compare(
+        bench,
+        log,
+        &arguments,
+        "iogate-client-vtd-qtest",
+        &words,
+        QUESTIONS,
+    )
+}
+
+/// Starts QEMU with these arguments, in a directory of its own, and has a program compare it: by a socket of qtest, these
+/// words, a seed and a number of questions.
+pub(super) fn compare(
+    bench: &Bench,
+    log: &Path,
+    arguments: &[&str],
+    program: &str,
+    words: &[&OsStr],
+    questions: u32,
+) -> Result<(), Stop> {
     let kit = bench.newest_kit()?;
     let version = kit.version(log)?;
     if !version.starts_with(QEMU) {
@@ -50,38 +85,26 @@ fn differential(
             "look through docs/vtd-differences.md with this version and change the version here",
         ));
     }
-    let program = bench.vtd_client()?;
+    let program = bench.vtd_client()?.with_file_name(program);
     let directory = std::env::temp_dir().join(format!("iogate-vtd-{}", std::process::id()));
+    // Of the case before.
+    let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).about(directory.display())?;
-    let socket = directory.join("qtest");
-    // One of the case before.
-    let _ = std::fs::remove_file(&socket);
-    let mut words = kit.qemu().into_iter();
-    let mut command = Command::new(words.next().unwrap_or_default());
-    command.args(words);
+    let mut qemu = kit.qemu().into_iter();
+    let mut command = Command::new(qemu.next().unwrap_or_default());
+    command.current_dir(&directory).args(qemu);
     command.args("-machine q35 -accel tcg -S -m 512 -nodefaults -display none".split(' '));
-    command.args(["-qtest-log", "none", "-qtest"]);
-    command.arg(format!("unix:{},server=on,wait=off", socket.display()));
-    command.args(["-audiodev", "none,id=none"]);
-    for device in [
-        &format!("intel-iommu,intremap=off{properties}"),
-        "iommu-testdev,addr=04",
-        "iommu-testdev,addr=06",
-        "iommu-testdev,addr=12",
-        "intel-hda,addr=05",
-        "hda-output,audiodev=none",
-    ] {
-        command.args(["-device", device]);
-    }
+    command.args("-qtest-log none -qtest unix:qtest,server=on,wait=off".split(' '));
+    command.args(arguments);
     let mut qemu = Job::new(command, log).limit(300).start()?;
-    while !socket.exists() && qemu.is_running() {
+    while !directory.join("qtest").exists() && qemu.is_running() {
         std::thread::sleep(Duration::from_millis(10));
     }
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     let seed = now.as_secs() % 1_000_000_000;
     let mut command = Command::new(program);
-    command.arg(&socket).args([mode, &bits.to_string()]);
-    command.args([seed.to_string(), QUESTIONS.to_string()]);
+    command.current_dir(&directory).arg("qtest").args(words);
+    command.args([seed.to_string(), questions.to_string()]);
     let compared = Job::new(command, log).limit(240).run();
     signal(qemu.id(), libc::SIGTERM);
     // Its own end says nothing of what was compared.
@@ -89,7 +112,11 @@ fn differential(
     // Nothing of it is needed.
     let _ = std::fs::remove_dir_all(&directory);
     let compared = compared?;
-    if let Some(counts) = compared.log.lines().find(|line| line.contains("questions")) {
+    if let Some(counts) = compared
+        .log
+        .lines()
+        .find(|line| line.contains("unknown differences"))
+    {
         bench.progress.print(&format!("  seed {seed}: {counts}"));
     }
     compared
