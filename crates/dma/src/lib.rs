@@ -13,6 +13,7 @@
 //! | how long a result may be used | [`Gate`], [`InFlight`], [`Stay`], [`Grace`] |
 //! | the device's end | [`Port`]; [`Interrupts`]; [`FaultSink`]; [`DeviceTlb`] |
 //! | what a device wrote | [`WriteLog`], [`DirtyLog`] |
+//! | words of a cache, read and written as one | [`Slot`] |
 //! | a guest's domains, and who follows them | [`GuestDomains`], [`Observer`]; [`Listener`] of [`Change`]s |
 #![forbid(unsafe_code)]
 #![warn(
@@ -46,6 +47,7 @@ mod memory;
 mod port;
 mod request;
 mod rights;
+mod slot;
 mod source;
 mod translate;
 mod write_log;
@@ -63,6 +65,7 @@ pub use memory::{Memory, MemoryError, SharedMemory, Width};
 pub use port::{DmaError, Port};
 pub use request::{Kind, Privilege, Request};
 pub use rights::{Access, Rights};
+pub use slot::Slot;
 pub use source::{ParseRequesterIdError, Pasid, RequesterId, Source};
 pub use translate::{Outcome, Run, Translate};
 pub use write_log::WriteLog;

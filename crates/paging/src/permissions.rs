@@ -16,6 +16,16 @@ impl Permissions {
     /// Everything, to everybody.
     pub const ALL: Self = Self(0o77);
 
+    /// Six bits that [`bits`](Self::bits) gave; others are ignored.
+    pub const fn from_bits(bits: u8) -> Self {
+        Self(bits & 0o77)
+    }
+
+    /// As six bits.
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
     /// The same for both privileges.
     pub const fn new(read: bool, write: bool, execute: bool) -> Self {
         let one = read as u8 | (write as u8) << 1 | (execute as u8) << 2;

@@ -6,6 +6,7 @@ use std::sync::{PoisonError, Weak};
 use iogate_dma::{Invalidated, Iova, Pasid, RequesterId, Scope, Span};
 
 use crate::Vtd;
+use crate::cache::Translations;
 
 /// One invalidation, from a register or a descriptor. Widening is allowed: a
 /// unit may drop more than it was asked to.
@@ -58,6 +59,16 @@ impl Vtd {
         if batch.is_empty() {
             return;
         }
+        if batch.iter().any(Invalidation::is_of_entries) {
+            self.caches.domains.clear();
+        }
+        // Who still walks by old entries or through old tables remembers what
+        // it finds before it leaves.
+        self.gate.grace().wait();
+        for invalidation in batch {
+            invalidation.apply(&self.caches.translations);
+        }
+        // Who found what is forgotten now still uses it.
         self.gate.grace().wait();
         self.tell_observers(batch);
     }
@@ -99,6 +110,43 @@ fn of(scope: Scope) -> Invalidated {
 }
 
 impl Invalidation {
+    /// Whether it is of context or PASID-table entries.
+    const fn is_of_entries(&self) -> bool {
+        matches!(
+            self,
+            Self::ContextGlobal
+                | Self::ContextDomain { .. }
+                | Self::ContextDevice { .. }
+                | Self::PasidGlobal
+                | Self::PasidDomain { .. }
+                | Self::PasidSelective { .. }
+        )
+    }
+
+    /// Has translations forgotten.
+    fn apply(&self, translations: &Translations) {
+        match *self {
+            Self::IotlbGlobal => translations.clear(),
+            Self::IotlbDomain { domain } => translations.clear_domain(domain),
+            Self::IotlbPages { domain, span, .. } => translations.clear_pages(domain, span),
+            Self::PasidIotlb { domain, pasid } => {
+                translations.clear_pasid(domain, pasid.as_u32());
+            }
+            Self::PasidIotlbPages {
+                domain,
+                pasid,
+                span,
+                ..
+            } => translations.clear_pasid_pages(domain, pasid.as_u32(), span),
+            Self::ContextGlobal
+            | Self::ContextDomain { .. }
+            | Self::ContextDevice { .. }
+            | Self::PasidGlobal
+            | Self::PasidDomain { .. }
+            | Self::PasidSelective { .. } => {}
+        }
+    }
+
     /// Whose mappings may have changed.
     fn scopes(&self, mut tell: impl FnMut(Invalidated)) {
         match *self {

@@ -11,7 +11,7 @@ use iogate_dma::{
     Translate,
 };
 
-pub(crate) use domain::{Domain, Space};
+pub(crate) use domain::{Domain, Head, Kind as DomainKind, Space};
 pub(crate) use entrance::Denied;
 pub(crate) use limits::Limits;
 pub(crate) use walk::{Page, Refusal};
@@ -31,41 +31,30 @@ impl Translate for Vtd {
         request: &Request,
     ) -> Result<Outcome<'g>, Fault> {
         let address = request.span.first().0;
-        let untranslated = request.kind == Kind::Untranslated;
         if INTERRUPTS.contains(&address)
             && request.source.pasid.is_none()
             && request.kind != Kind::Translated
         {
             return self.interrupt_range(request);
         }
-        if !self.is_behind(request.source.requester) {
-            return Err(fault(request, FaultReason::Blocked));
-        }
         if !self.live.translates() {
-            return match request.kind {
-                Kind::TranslationRequest => Err(fault(request, FaultReason::Blocked)),
-                _ => Ok(Outcome::Memory(self.run(
-                    request,
-                    address,
-                    u64::MAX,
-                    Rights::READ_WRITE,
-                ))),
-            };
+            return self.untranslated(request);
         }
-        let domain = match self.enter(request.source, request.kind) {
-            Ok(domain) => domain,
-            Err(denied) => return Err(self.deny(request, denied)),
+        let domain = match self.caches.domains.get(request.source) {
+            Some(domain) => domain,
+            None => self.enter_and_remember(request)?,
         };
+        if request.kind != Kind::Untranslated {
+            self.serves_device_tlb(request, &domain)?;
+        }
         if request.kind == Kind::Translated {
             return self.translated(request, &domain);
         }
         let access = self.access(request);
-        let found = domain.walk(&self.limits, &*self.ram, address, access, request.privilege);
-        match found {
-            Ok(page) => self.found(request, &domain, page),
-            Err(refusal) if untranslated => Err(self.refuse(request, &domain, refusal)),
-            Err(refusal) => self.unanswered(request, &domain, refusal),
+        if let Some(page) = self.remembered(request, &domain, access) {
+            return self.found(request, &domain, page);
         }
+        self.walk(request, &domain, access)
     }
 }
 
@@ -76,6 +65,70 @@ impl Vtd {
         self.scope
             .as_ref()
             .is_none_or(|scope| scope.contains(&requester))
+    }
+
+    /// A request while translation is off.
+    fn untranslated<'g>(&'g self, request: &Request) -> Result<Outcome<'g>, Fault> {
+        let asks = request.kind == Kind::TranslationRequest;
+        if asks || !self.is_behind(request.source.requester) {
+            return Err(fault(request, FaultReason::Blocked));
+        }
+        let address = request.span.first().0;
+        let run = self.run(request, address, u64::MAX, Rights::READ_WRITE);
+        Ok(Outcome::Memory(run))
+    }
+
+    /// The domain that the request enters, by the structures.
+    #[cold]
+    fn enter_and_remember(&self, request: &Request) -> Result<Domain, Fault> {
+        if !self.is_behind(request.source.requester) {
+            return Err(fault(request, FaultReason::Blocked));
+        }
+        let stamp = self.caches.domains.stamp();
+        match self.enter(request.source, request.kind) {
+            Ok(domain) => {
+                self.caches.domains.put(stamp, request.source, &domain);
+                Ok(domain)
+            }
+            Err(denied) => Err(self.deny(request, denied)),
+        }
+    }
+
+    /// The page, if it is remembered and allows the access.
+    #[inline]
+    fn remembered(&self, request: &Request, domain: &Domain, access: Access) -> Option<Page> {
+        if domain.head.kind() == DomainKind::PassThrough {
+            return None;
+        }
+        let (source, privilege) = (request.source.requester, request.privilege);
+        let address = request.span.first().0;
+        let page = self.caches.translations.get(domain, source, address)?;
+        let allowed = page.permissions.allow(access, privilege);
+        (allowed && domain.serves(access, privilege).is_ok()).then_some(page)
+    }
+
+    /// Walks the tables, and remembers what they say.
+    #[inline]
+    fn walk<'g>(
+        &'g self,
+        request: &Request,
+        domain: &Domain,
+        access: Access,
+    ) -> Result<Outcome<'g>, Fault> {
+        let address = request.span.first().0;
+        let stamp = self.caches.translations.stamp();
+        match domain.walk(&self.limits, &*self.ram, address, access, request.privilege) {
+            Ok(page) => {
+                let source = request.source.requester;
+                let translations = &self.caches.translations;
+                translations.put(stamp, domain, source, address, &page);
+                self.found(request, domain, page)
+            }
+            Err(refusal) if request.kind == Kind::Untranslated => {
+                Err(self.refuse(request, domain, refusal))
+            }
+            Err(refusal) => self.unanswered(request, domain, refusal),
+        }
     }
 
     /// What the request does, as far as the unit can tell: without ECAP.ERS
@@ -116,21 +169,26 @@ impl Vtd {
         }
     }
 
+    /// Only domains that say so serve requests of device-TLBs.
+    fn serves_device_tlb(&self, request: &Request, domain: &Domain) -> Result<(), Fault> {
+        if domain.head.device_tlb() {
+            return Ok(());
+        }
+        let denied = Denied {
+            reason: if domain.head.scalable() {
+                Reason::SM_NO_DEVICE_TLB
+            } else {
+                Reason::TYPE_BLOCKED
+            },
+            quiet: domain.head.quiet(),
+        };
+        Err(self.deny(request, denied))
+    }
+
     /// A request whose address a device-TLB translated.
     fn translated<'g>(&'g self, request: &Request, domain: &Domain) -> Result<Outcome<'g>, Fault> {
         let address = request.span.first().0;
         let scalable = domain.head.scalable();
-        if !domain.head.device_tlb() {
-            let denied = Denied {
-                reason: if scalable {
-                    Reason::SM_NO_DEVICE_TLB
-                } else {
-                    Reason::TYPE_BLOCKED
-                },
-                quiet: domain.head.quiet(),
-            };
-            return Err(self.deny(request, denied));
-        }
         if INTERRUPTS.contains(&address) {
             return Err(self.refuse(request, domain, in_interrupt_range(scalable)));
         }

@@ -14,11 +14,19 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Every interleaving of the gate's users, by the loom model checker.
+/// Every interleaving of the users of gates and of slots, by the loom model checker.
 fn loom(bench: &Bench, log: &Path) -> Result<(), Stop> {
     let mut command = bench.cargo();
     command
-        .args(["test", "--package", "iogate-dma", "--test", "gate_loom"])
+        .args([
+            "test",
+            "--package",
+            "iogate-dma",
+            "--test",
+            "gate_loom",
+            "--test",
+            "slot_loom",
+        ])
         .arg("--target-dir")
         .arg(bench.site.xtask.join("loom"))
         .env("RUSTFLAGS", "--cfg loom");

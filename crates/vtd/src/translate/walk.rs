@@ -6,7 +6,7 @@ use iogate_paging::{
     Behind, BehindError, Format, Permissions, Reason as Why, Stop, Translation, walk,
 };
 
-use super::domain::{Domain, Space};
+use super::domain::{Domain, Kind, Space};
 use super::limits::Limits;
 use crate::spec::fault::Reason;
 
@@ -91,7 +91,13 @@ impl Domain {
     }
 
     /// Whether the first stage serves requests of this kind at all.
-    fn serves(&self, access: Access, privilege: Privilege) -> Result<(), Refusal> {
+    #[inline]
+    pub(crate) fn serves(&self, access: Access, privilege: Privilege) -> Result<(), Refusal> {
+        if privilege == Privilege::User && access != Access::Execute
+            || matches!(self.head.kind(), Kind::PassThrough | Kind::Second)
+        {
+            return Ok(());
+        }
         let reason = if privilege == Privilege::Supervisor && !self.head.supervisor() {
             Reason::SM_NO_SUPERVISOR
         } else if access == Access::Execute && !self.head.execute() {

@@ -1,0 +1,357 @@
+//! Translations by page: the IOTLB. Sets of four, indexed by domain and page,
+//! so that what a domain's page-selective invalidation names is found whoever
+//! brought it in.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use iogate_dma::{Iova, RequesterId, Slot, Span};
+use iogate_paging::Permissions;
+use zerocopy::FromZeros;
+
+use super::Clock;
+use super::domains::{index, zeroed};
+use crate::translate::{Domain, DomainKind as Kind, Page};
+
+/// Sets; a power of two.
+const SETS: usize = 1 << 14;
+/// Marks of domains and of PASIDs; several share one. A power of two.
+const MARKS: usize = 1 << 12;
+/// Entries that an invalidation of pages looks at before it takes the domain
+/// as a whole.
+const PROBES: u64 = 512;
+/// Sizes of page: 4 KiB, 2 MiB, 1 GiB, each 9 bits more than the one before.
+const SIZES: u8 = 3;
+
+/// A domain has translations that an invalidation of second-stage pages cannot
+/// find: their pages are of the first stage.
+const OF_FIRST_STAGE: u8 = 1;
+/// A domain has translations that are smaller than the page that made them.
+const CUT: u8 = 2;
+
+/// Words: page number; tag; output, permissions and the stamp's upper bits.
+/// The half word is the stamp's lower ones.
+#[derive(Debug, FromZeros)]
+#[repr(C, align(128))]
+struct Set([Slot<3>; 4]);
+
+/// The translations that a unit remembers.
+#[derive(Debug)]
+pub(crate) struct Translations {
+    sets: Box<[Set]>,
+    clock: Clock,
+    /// What is older than any of these three is void.
+    all: AtomicU64,
+    domains: Box<[AtomicU64]>,
+    pasids: Box<[AtomicU64]>,
+    /// What the translations of domains are, by the same index.
+    properties: Box<[AtomicU8]>,
+    /// Bit 1: there are pages of 2 MiB, bit 2: of 1 GiB.
+    large: AtomicU8,
+}
+
+impl Default for Translations {
+    fn default() -> Self {
+        Self {
+            sets: zeroed(SETS),
+            clock: Clock::default(),
+            all: AtomicU64::new(1),
+            domains: zeroed(MARKS),
+            pasids: zeroed(MARKS),
+            properties: zeroed(MARKS),
+            large: AtomicU8::new(0),
+        }
+    }
+}
+
+/// Whose pages: a domain's, or those of one of its PASIDs.
+#[derive(Clone, Copy)]
+struct Owner {
+    domain: u16,
+    /// Only of translations that begin with the first stage.
+    pasid: Option<u32>,
+}
+
+impl Owner {
+    #[inline]
+    fn of(domain: &Domain) -> Self {
+        let head = domain.head;
+        let pasid = match head.kind() {
+            Kind::PassThrough | Kind::Second => None,
+            Kind::First | Kind::Nested => Some(head.pasid()),
+        };
+        Self {
+            domain: head.id(),
+            pasid,
+        }
+    }
+
+    /// Spreads owners over what is indexed by page.
+    #[inline]
+    fn spread(self) -> u64 {
+        let domain = u64::from(self.domain).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let pasid = self.pasid.map_or(0, u64::from);
+        domain.wrapping_add(pasid.wrapping_mul(0xbf58_476d_1ce4_e5b9)) >> 24
+    }
+}
+
+/// All of a translation but its page: DID, source, PASID, size.
+#[inline]
+fn tag(domain: &Domain, source: RequesterId, size: u8) -> u64 {
+    let head = domain.head;
+    u64::from(head.id())
+        | u64::from(source.0) << 16
+        | u64::from(head.pasid()) << 32
+        | u64::from(size) << 52
+}
+
+#[inline]
+const fn shift(size: u8) -> u32 {
+    (size as u32).wrapping_mul(9).wrapping_add(12)
+}
+
+#[inline]
+const fn stamp(half: u32, data: u64) -> u64 {
+    half as u64 | data >> 48 << 32
+}
+
+impl Translations {
+    /// The page that `address` lies in, if it is remembered, with what it
+    /// allows without another walk.
+    #[inline]
+    pub(crate) fn get(&self, domain: &Domain, source: RequesterId, address: u64) -> Option<Page> {
+        let owner = Owner::of(domain);
+        let mark = self.mark(owner);
+        let large = self.large.load(Ordering::Relaxed);
+        // The sets of large pages are few, so that they are near.
+        if large != 0 {
+            for size in (1..SIZES).rev() {
+                if large >> size & 1 != 0
+                    && let Some(page) = self.probe(domain, source, owner, address, size, mark)
+                {
+                    return Some(page);
+                }
+            }
+        }
+        self.probe(domain, source, owner, address, 0, mark)
+    }
+
+    #[inline]
+    fn probe(
+        &self,
+        domain: &Domain,
+        source: RequesterId,
+        owner: Owner,
+        address: u64,
+        size: u8,
+        mark: u64,
+    ) -> Option<Page> {
+        let shift = shift(size);
+        let page = address.unbounded_shr(shift);
+        let tag = tag(domain, source, size);
+        for slot in &self.set(owner, page)?.0 {
+            if let Some((half, [found_page, found_tag, data])) = slot.read()
+                && found_page == page
+                && found_tag == tag
+            {
+                let mask = 1_u64.unbounded_shl(shift).wrapping_sub(1);
+                let frame = data & 0xff_ffff_ffff;
+                return (stamp(half, data) >= mark).then(|| Page {
+                    output: frame << 12 | address & mask,
+                    mask,
+                    permissions: Permissions::from_bits((data >> 40 & 0x3f) as u8),
+                    settled: true,
+                    cut: false,
+                });
+            }
+        }
+        None
+    }
+
+    /// To be taken before tables are read.
+    #[inline]
+    pub(crate) fn stamp(&self) -> u64 {
+        self.clock.now()
+    }
+
+    /// Remembers `page`, which `address` lies in and which was read after
+    /// `stamp` was taken.
+    pub(crate) fn put(
+        &self,
+        stamp: u64,
+        domain: &Domain,
+        source: RequesterId,
+        address: u64,
+        page: &Page,
+    ) {
+        let Some(size) = (0..SIZES).find(|&size| page.mask.count_ones() == shift(size)) else {
+            return;
+        };
+        let owner = Owner::of(domain);
+        self.note(owner, size, page.cut);
+        let shift = shift(size);
+        let number = address.unbounded_shr(shift);
+        let tag = tag(domain, source, size);
+        let Some(set) = self.set(owner, number) else {
+            return;
+        };
+        let oldest = self.all.load(Ordering::Acquire);
+        // Any of the four will do where all are in use.
+        let mut place = set.0.get(((number >> 14 ^ page.output >> 12) & 3) as usize);
+        for slot in &set.0 {
+            match slot.read() {
+                Some((_, [page, found, _])) if page == number && found == tag => {
+                    place = Some(slot);
+                    break;
+                }
+                Some((half, [.., data])) if self::stamp(half, data) >= oldest => {}
+                _ => place = Some(slot),
+            }
+        }
+        // A write without the dirty flag must walk again to set it.
+        let permissions = if page.settled {
+            page.permissions
+        } else {
+            page.permissions & Permissions::new(true, false, true)
+        };
+        let frame = (page.output & !page.mask) >> 12;
+        let data = frame | u64::from(permissions.bits()) << 40 | stamp >> 32 << 48;
+        if let Some(slot) = place {
+            slot.write((stamp & 0xffff_ffff) as u32, [number, tag, data]);
+        }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&self) {
+        self.clock.outdate(&self.all);
+    }
+
+    /// Forgets a domain.
+    pub(crate) fn clear_domain(&self, domain: u16) {
+        if let Some(mark) = self.domains.get(domain_index(domain)) {
+            self.clock.outdate(mark);
+        }
+    }
+
+    /// Forgets what a PASID's requests found through the first stage.
+    pub(crate) fn clear_pasid(&self, domain: u16, pasid: u32) {
+        if let Some(mark) = self.pasids.get(pasid_index(domain, pasid)) {
+            self.clock.outdate(mark);
+        }
+    }
+
+    /// Forgets the second-stage translations of a domain that overlap `span`,
+    /// and all nested ones.
+    pub(crate) fn clear_pages(&self, domain: u16, span: Span<Iova>) {
+        let owner = Owner {
+            domain,
+            pasid: None,
+        };
+        if self.has(domain, OF_FIRST_STAGE) || !self.clear_span(owner, span) {
+            self.clear_domain(domain);
+        }
+    }
+
+    /// Forgets what a PASID's requests to `span` found through the first stage.
+    pub(crate) fn clear_pasid_pages(&self, domain: u16, pasid: u32, span: Span<Iova>) {
+        let owner = Owner {
+            domain,
+            pasid: Some(pasid),
+        };
+        if self.has(domain, CUT) || !self.clear_span(owner, span) {
+            self.clear_pasid(domain, pasid);
+        }
+    }
+
+    /// Looks at every place where a page that overlaps `span` can be; says no
+    /// if they are too many.
+    fn clear_span(&self, owner: Owner, span: Span<Iova>) -> bool {
+        let sizes = self.large.load(Ordering::Acquire) | 1;
+        let in_use = |size: &u8| sizes >> size & 1 != 0;
+        let pages = |size: u8| {
+            let shift = shift(size);
+            span.first().0 >> shift..=span.last().0 >> shift
+        };
+        let wanted = (0..SIZES).filter(in_use).map(|size| {
+            let pages = pages(size);
+            pages.end().saturating_sub(*pages.start()).saturating_add(1)
+        });
+        if wanted.fold(0, u64::saturating_add) > PROBES {
+            return false;
+        }
+        for size in (0..SIZES).filter(in_use) {
+            for page in pages(size) {
+                let Some(set) = self.set(owner, page) else {
+                    continue;
+                };
+                for slot in &set.0 {
+                    slot.clear_if(|&[found, tag, _]| {
+                        let pasid = owner
+                            .pasid
+                            .is_none_or(|pasid| tag >> 32 & 0xf_ffff == u64::from(pasid));
+                        found == page
+                            && tag & 0xffff == u64::from(owner.domain)
+                            && tag >> 52 == u64::from(size)
+                            && pasid
+                    });
+                }
+            }
+        }
+        true
+    }
+
+    /// What the owner's translations must not be older than.
+    #[inline]
+    fn mark(&self, owner: Owner) -> u64 {
+        let read = |marks: &[AtomicU64], index: usize| {
+            let mark = marks.get(index).map(|mark| mark.load(Ordering::Acquire));
+            mark.unwrap_or(u64::MAX)
+        };
+        let mark = self.all.load(Ordering::Acquire);
+        let mark = mark.max(read(&self.domains, domain_index(owner.domain)));
+        match owner.pasid {
+            Some(pasid) => mark.max(read(&self.pasids, pasid_index(owner.domain, pasid))),
+            None => mark,
+        }
+    }
+
+    #[inline]
+    fn set(&self, owner: Owner, page: u64) -> Option<&Set> {
+        let hash = owner.spread().wrapping_add(page);
+        self.sets.get(index(hash, SETS))
+    }
+
+    fn has(&self, domain: u16, property: u8) -> bool {
+        let properties = self.properties.get(domain_index(domain));
+        properties.is_none_or(|all| all.load(Ordering::Acquire) & property != 0)
+    }
+
+    /// Makes sure that invalidations look for what is about to be written.
+    fn note(&self, owner: Owner, size: u8, cut: bool) {
+        let bit = 1 << size;
+        if size != 0 && self.large.load(Ordering::Relaxed) & bit == 0 {
+            self.large.fetch_or(bit, Ordering::AcqRel);
+        }
+        let first = if owner.pasid.is_some() {
+            OF_FIRST_STAGE
+        } else {
+            0
+        };
+        let wanted = first | if cut { CUT } else { 0 };
+        if let Some(all) = self.properties.get(domain_index(owner.domain))
+            && all.load(Ordering::Relaxed) & wanted != wanted
+        {
+            all.fetch_or(wanted, Ordering::AcqRel);
+        }
+    }
+}
+
+#[inline]
+fn domain_index(domain: u16) -> usize {
+    usize::from(domain) & MARKS.wrapping_sub(1)
+}
+
+#[inline]
+fn pasid_index(domain: u16, pasid: u32) -> usize {
+    let pasid = (pasid as usize).wrapping_mul(0x9e5);
+    (usize::from(domain) ^ pasid) & MARKS.wrapping_sub(1)
+}
