@@ -38,14 +38,21 @@ impl<const N: usize> Slot<N> {
         }
     }
 
-    /// The half word and the words as one writer left them; `None` if the slot was never written or is being written.
+    /// The half word and the words as one writer left them; `None` if the slot
+    /// was never written or is being written.
     #[inline]
     pub fn read(&self) -> Option<(u32, [u64; N])> {
+        self.read_first()
+    }
+
+    /// The half word and the first `M` words, in the same way.
+    #[inline]
+    pub fn read_first<const M: usize>(&self) -> Option<(u32, [u64; M])> {
         let version = self.version.load(Ordering::Acquire);
         if version & BUSY != 0 || version == 0 {
             return None;
         }
-        let mut words = [0; N];
+        let mut words = [0; M];
         for (word, place) in words.iter_mut().zip(&self.words) {
             *word = place.load(Ordering::Relaxed);
         }

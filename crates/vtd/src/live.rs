@@ -42,6 +42,7 @@ impl Live {
     }
 
     /// Whether requests are translated.
+    #[inline]
     pub(crate) fn translates(&self) -> bool {
         self.status() & TRANSLATION != 0
     }

@@ -7,8 +7,8 @@ mod limits;
 mod walk;
 
 use iogate_dma::{
-    Access, Fault, FaultReason, InFlight, Kind, Outcome, Request, RequesterId, Rights, Run, Source,
-    Translate,
+    Access, Fault, FaultReason, InFlight, Kind, Outcome, Privilege, Request, RequesterId, Rights,
+    Run, Source, Translate,
 };
 
 pub(crate) use domain::{Domain, Head, Kind as DomainKind, Space};
@@ -30,6 +30,42 @@ impl Translate for Vtd {
         _guard: &'g InFlight<'_>,
         request: &Request,
     ) -> Result<Outcome<'g>, Fault> {
+        match self.hit(request) {
+            Some(run) => Ok(Outcome::Memory(run)),
+            None => self.miss(request),
+        }
+    }
+}
+
+impl Vtd {
+    /// The answer to an ordinary request that is remembered where it is looked
+    /// for first. It is never about the interrupt range: that is not
+    /// remembered.
+    #[inline]
+    fn hit<'g>(&'g self, request: &Request) -> Option<Run<'g>> {
+        let ordinary = request.kind == Kind::Untranslated
+            && request.privilege == Privilege::User
+            && request.access != Access::Execute;
+        if !ordinary || !self.live.translates() {
+            return None;
+        }
+        let (source, address) = (request.source, request.span.first().0);
+        let head = self.caches.domains.head(source)?;
+        let translations = &self.caches.translations;
+        let page = translations.get_near(head, source.requester, address)?;
+        if !page.permissions.allow(request.access, Privilege::User) {
+            return None;
+        }
+        let rights = page.permissions.rights(Privilege::User);
+        let left = page.mask.wrapping_sub(address & page.mask);
+        let last = request.span.last_offset().min(left);
+        let length = last.saturating_add(1);
+        Some(Run::new(&*self.ram, page.output, length, rights))
+    }
+
+    /// Every other answer.
+    #[inline(never)]
+    fn miss<'g>(&'g self, request: &Request) -> Result<Outcome<'g>, Fault> {
         let address = request.span.first().0;
         if INTERRUPTS.contains(&address)
             && request.source.pasid.is_none()
@@ -56,9 +92,7 @@ impl Translate for Vtd {
         }
         self.walk(request, &domain, access)
     }
-}
 
-impl Vtd {
     /// Whether the unit is responsible for the function.
     #[inline]
     pub(crate) fn is_behind(&self, requester: RequesterId) -> bool {
@@ -102,7 +136,7 @@ impl Vtd {
         }
         let (source, privilege) = (request.source.requester, request.privilege);
         let address = request.span.first().0;
-        let page = self.caches.translations.get(domain, source, address)?;
+        let page = self.caches.translations.get(domain.head, source, address)?;
         let allowed = page.permissions.allow(access, privilege);
         (allowed && domain.serves(access, privilege).is_ok()).then_some(page)
     }
@@ -121,7 +155,7 @@ impl Vtd {
             Ok(page) => {
                 let source = request.source.requester;
                 let translations = &self.caches.translations;
-                translations.put(stamp, domain, source, address, &page);
+                translations.put(stamp, domain.head, source, address, &page);
                 self.found(request, domain, page)
             }
             Err(refusal) if request.kind == Kind::Untranslated => {

@@ -19,7 +19,7 @@ struct Line(Slot<5>);
 /// What sources enter, as it was when it was read.
 #[derive(Debug)]
 pub(crate) struct Domains {
-    lines: Box<[Line]>,
+    lines: Box<[Line; LINES]>,
     clock: Clock,
     /// What is older is void.
     mark: AtomicU64,
@@ -28,7 +28,7 @@ pub(crate) struct Domains {
 impl Default for Domains {
     fn default() -> Self {
         Self {
-            lines: zeroed(LINES),
+            lines: zeroed(),
             clock: Clock::default(),
             mark: AtomicU64::new(1),
         }
@@ -47,6 +47,15 @@ impl Domains {
             second,
             first,
         })
+    }
+
+    /// All of the domain but its tables.
+    #[inline]
+    pub(crate) fn head(&self, source: Source) -> Option<Head> {
+        let tag = tag(source);
+        let (_, [stamp, found, head]) = self.line(tag)?.0.read_first()?;
+        let valid = found == tag && stamp >= self.mark.load(Ordering::Acquire);
+        valid.then(|| Head::from_bits(head))
     }
 
     /// To be taken before the structures are read.
@@ -70,6 +79,7 @@ impl Domains {
         self.clock.outdate(&self.mark);
     }
 
+    #[inline]
     fn line(&self, tag: u64) -> Option<&Line> {
         let hash = tag ^ (tag >> 16).wrapping_mul(0x9e5);
         self.lines.get(index(hash, LINES))
@@ -94,8 +104,7 @@ pub(super) const fn index(hash: u64, places: usize) -> usize {
     hash as usize & places.wrapping_sub(1)
 }
 
-/// That many, all zero, in memory that is taken when it is used.
-pub(super) fn zeroed<T: FromZeros>(count: usize) -> Box<[T]> {
-    <[T]>::new_box_zeroed_with_elems(count)
-        .unwrap_or_else(|_| (0..count).map(|_| T::new_zeroed()).collect())
+/// All zero, in memory that is taken when it is used.
+pub(super) fn zeroed<T: FromZeros>() -> Box<T> {
+    T::new_box_zeroed().unwrap_or_else(|_| Box::new(T::new_zeroed()))
 }

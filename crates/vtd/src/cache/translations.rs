@@ -10,7 +10,7 @@ use zerocopy::FromZeros;
 
 use super::Clock;
 use super::domains::{index, zeroed};
-use crate::translate::{Domain, DomainKind as Kind, Page};
+use crate::translate::{DomainKind as Kind, Head, INTERRUPTS, Page};
 
 /// Sets; a power of two.
 const SETS: usize = 1 << 14;
@@ -37,14 +37,14 @@ struct Set([Slot<3>; 4]);
 /// The translations that a unit remembers.
 #[derive(Debug)]
 pub(crate) struct Translations {
-    sets: Box<[Set]>,
+    sets: Box<[Set; SETS]>,
     clock: Clock,
     /// What is older than any of these three is void.
     all: AtomicU64,
-    domains: Box<[AtomicU64]>,
-    pasids: Box<[AtomicU64]>,
+    domains: Box<[AtomicU64; MARKS]>,
+    pasids: Box<[AtomicU64; MARKS]>,
     /// What the translations of domains are, by the same index.
-    properties: Box<[AtomicU8]>,
+    properties: Box<[AtomicU8; MARKS]>,
     /// Bit 1: there are pages of 2 MiB, bit 2: of 1 GiB.
     large: AtomicU8,
 }
@@ -52,12 +52,12 @@ pub(crate) struct Translations {
 impl Default for Translations {
     fn default() -> Self {
         Self {
-            sets: zeroed(SETS),
+            sets: zeroed(),
             clock: Clock::default(),
             all: AtomicU64::new(1),
-            domains: zeroed(MARKS),
-            pasids: zeroed(MARKS),
-            properties: zeroed(MARKS),
+            domains: zeroed(),
+            pasids: zeroed(),
+            properties: zeroed(),
             large: AtomicU8::new(0),
         }
     }
@@ -73,8 +73,7 @@ struct Owner {
 
 impl Owner {
     #[inline]
-    fn of(domain: &Domain) -> Self {
-        let head = domain.head;
+    fn of(head: Head) -> Self {
         let pasid = match head.kind() {
             Kind::PassThrough | Kind::Second => None,
             Kind::First | Kind::Nested => Some(head.pasid()),
@@ -94,14 +93,71 @@ impl Owner {
     }
 }
 
-/// All of a translation but its page: DID, source, PASID, size.
-#[inline]
-fn tag(domain: &Domain, source: RequesterId, size: u8) -> u64 {
-    let head = domain.head;
-    u64::from(head.id())
-        | u64::from(source.0) << 16
-        | u64::from(head.pasid()) << 32
-        | u64::from(size) << 52
+/// A translation to look for.
+struct Wanted {
+    owner: Owner,
+    address: u64,
+    /// Page number, by its own size.
+    page: u64,
+    /// DID, source, PASID, size.
+    tag: u64,
+    shift: u32,
+}
+
+impl Wanted {
+    #[inline]
+    fn new(head: Head, source: RequesterId, address: u64, size: u8) -> Self {
+        let shift = shift(size);
+        Self {
+            owner: Owner::of(head),
+            address,
+            page: address.unbounded_shr(shift),
+            tag: u64::from(head.id())
+                | u64::from(source.0) << 16
+                | u64::from(head.pasid()) << 32
+                | u64::from(size) << 52,
+            shift,
+        }
+    }
+
+    /// The way that it takes if it can choose: the pages of a contiguous range
+    /// choose different ones.
+    #[inline]
+    fn first<'s>(&self, Set([a, b, c, d]): &'s Set) -> &'s Slot<3> {
+        match self.page >> SETS.ilog2() & 3 {
+            0 => a,
+            1 => b,
+            2 => c,
+            _ => d,
+        }
+    }
+
+    /// The ways of its set, that one first.
+    #[inline]
+    fn ways<'s>(&self, set: &'s Set) -> impl Iterator<Item = &'s Slot<3>> {
+        let first = self.first(set);
+        let others = set.0.iter().filter(move |way| !std::ptr::eq(*way, first));
+        std::iter::once(first).chain(others)
+    }
+
+    /// The page, if this slot has it, and its stamp.
+    #[inline]
+    fn found(&self, slot: &Slot<3>) -> Option<(u64, Page)> {
+        let (half, [page, tag, data]) = slot.read()?;
+        if page != self.page || tag != self.tag {
+            return None;
+        }
+        let mask = 1_u64.unbounded_shl(self.shift).wrapping_sub(1);
+        let frame = data & 0xff_ffff_ffff;
+        let page = Page {
+            output: frame << 12 | self.address & mask,
+            mask,
+            permissions: Permissions::from_bits((data >> 40 & 0x3f) as u8),
+            settled: true,
+            cut: false,
+        };
+        Some((stamp(half, data), page))
+    }
 }
 
 #[inline]
@@ -115,56 +171,30 @@ const fn stamp(half: u32, data: u64) -> u64 {
 }
 
 impl Translations {
-    /// The page that `address` lies in, if it is remembered, with what it
-    /// allows without another walk.
+    /// The page that `address` lies in, if it is remembered where it is looked
+    /// for first, with what it allows without another walk.
     #[inline]
-    pub(crate) fn get(&self, domain: &Domain, source: RequesterId, address: u64) -> Option<Page> {
-        let owner = Owner::of(domain);
-        let mark = self.mark(owner);
-        let large = self.large.load(Ordering::Relaxed);
-        // The sets of large pages are few, so that they are near.
-        if large != 0 {
-            for size in (1..SIZES).rev() {
-                if large >> size & 1 != 0
-                    && let Some(page) = self.probe(domain, source, owner, address, size, mark)
-                {
-                    return Some(page);
-                }
-            }
-        }
-        self.probe(domain, source, owner, address, 0, mark)
+    pub(crate) fn get_near(&self, head: Head, source: RequesterId, address: u64) -> Option<Page> {
+        let wanted = Wanted::new(head, source, address, 0);
+        let (stamp, page) = wanted.found(wanted.first(self.set(&wanted)?))?;
+        (stamp >= self.mark(wanted.owner)).then_some(page)
     }
 
-    #[inline]
-    fn probe(
-        &self,
-        domain: &Domain,
-        source: RequesterId,
-        owner: Owner,
-        address: u64,
-        size: u8,
-        mark: u64,
-    ) -> Option<Page> {
-        let shift = shift(size);
-        let page = address.unbounded_shr(shift);
-        let tag = tag(domain, source, size);
-        for slot in &self.set(owner, page)?.0 {
-            if let Some((half, [found_page, found_tag, data])) = slot.read()
-                && found_page == page
-                && found_tag == tag
-            {
-                let mask = 1_u64.unbounded_shl(shift).wrapping_sub(1);
-                let frame = data & 0xff_ffff_ffff;
-                return (stamp(half, data) >= mark).then(|| Page {
-                    output: frame << 12 | address & mask,
-                    mask,
-                    permissions: Permissions::from_bits((data >> 40 & 0x3f) as u8),
-                    settled: true,
-                    cut: false,
-                });
-            }
-        }
-        None
+    /// The page, wherever it is remembered.
+    pub(crate) fn get(&self, head: Head, source: RequesterId, address: u64) -> Option<Page> {
+        let sizes = self.large.load(Ordering::Relaxed) | 1;
+        // The sets of large pages are few, so that they are near.
+        (0..SIZES)
+            .rev()
+            .filter(|size| sizes >> size & 1 != 0)
+            .find_map(|size| self.search(&Wanted::new(head, source, address, size)))
+    }
+
+    /// Looks at all ways.
+    fn search(&self, wanted: &Wanted) -> Option<Page> {
+        let mut ways = wanted.ways(self.set(wanted)?);
+        let (stamp, page) = ways.find_map(|way| wanted.found(way))?;
+        (stamp >= self.mark(wanted.owner)).then_some(page)
     }
 
     /// To be taken before tables are read.
@@ -178,35 +208,41 @@ impl Translations {
     pub(crate) fn put(
         &self,
         stamp: u64,
-        domain: &Domain,
+        head: Head,
         source: RequesterId,
         address: u64,
         page: &Page,
     ) {
+        // What reaches into the interrupt range is looked at each time.
+        let reaches = |from: u64| {
+            let from = from & !page.mask;
+            from <= *INTERRUPTS.end() && from | page.mask >= *INTERRUPTS.start()
+        };
+        if reaches(address) || reaches(page.output) {
+            return;
+        }
         let Some(size) = (0..SIZES).find(|&size| page.mask.count_ones() == shift(size)) else {
             return;
         };
-        let owner = Owner::of(domain);
-        self.note(owner, size, page.cut);
-        let shift = shift(size);
-        let number = address.unbounded_shr(shift);
-        let tag = tag(domain, source, size);
-        let Some(set) = self.set(owner, number) else {
+        let wanted = Wanted::new(head, source, address, size);
+        self.note(wanted.owner, size, page.cut);
+        let Some(set) = self.set(&wanted) else {
             return;
         };
         let oldest = self.all.load(Ordering::Acquire);
-        // Any of the four will do where all are in use.
-        let mut place = set.0.get(((number >> 14 ^ page.output >> 12) & 3) as usize);
-        for slot in &set.0 {
-            match slot.read() {
-                Some((_, [page, found, _])) if page == number && found == tag => {
-                    place = Some(slot);
+        let mut free = None;
+        let mut mine = None;
+        for way in wanted.ways(set) {
+            match way.read() {
+                Some((_, [page, tag, _])) if page == wanted.page && tag == wanted.tag => {
+                    mine = Some(way);
                     break;
                 }
                 Some((half, [.., data])) if self::stamp(half, data) >= oldest => {}
-                _ => place = Some(slot),
+                _ => free = free.or(Some(way)),
             }
         }
+        let place = mine.or(free).unwrap_or(wanted.first(set));
         // A write without the dirty flag must walk again to set it.
         let permissions = if page.settled {
             page.permissions
@@ -215,9 +251,8 @@ impl Translations {
         };
         let frame = (page.output & !page.mask) >> 12;
         let data = frame | u64::from(permissions.bits()) << 40 | stamp >> 32 << 48;
-        if let Some(slot) = place {
-            slot.write((stamp & 0xffff_ffff) as u32, [number, tag, data]);
-        }
+        let half = (stamp & 0xffff_ffff) as u32;
+        place.write(half, [wanted.page, wanted.tag, data]);
     }
 
     /// Forgets everything.
@@ -280,7 +315,7 @@ impl Translations {
         }
         for size in (0..SIZES).filter(in_use) {
             for page in pages(size) {
-                let Some(set) = self.set(owner, page) else {
+                let Some(set) = self.set_of(owner, page) else {
                     continue;
                 };
                 for slot in &set.0 {
@@ -302,7 +337,7 @@ impl Translations {
     /// What the owner's translations must not be older than.
     #[inline]
     fn mark(&self, owner: Owner) -> u64 {
-        let read = |marks: &[AtomicU64], index: usize| {
+        let read = |marks: &[AtomicU64; MARKS], index: usize| {
             let mark = marks.get(index).map(|mark| mark.load(Ordering::Acquire));
             mark.unwrap_or(u64::MAX)
         };
@@ -315,7 +350,12 @@ impl Translations {
     }
 
     #[inline]
-    fn set(&self, owner: Owner, page: u64) -> Option<&Set> {
+    fn set(&self, wanted: &Wanted) -> Option<&Set> {
+        self.set_of(wanted.owner, wanted.page)
+    }
+
+    #[inline]
+    fn set_of(&self, owner: Owner, page: u64) -> Option<&Set> {
         let hash = owner.spread().wrapping_add(page);
         self.sets.get(index(hash, SETS))
     }

@@ -1,5 +1,6 @@
 //! Structures in a guest's memory, and what becomes of requests.
 
+mod cached;
 mod entries;
 mod follow;
 mod stages;

@@ -9,6 +9,7 @@ use iogate_dma::{
 };
 use iogate_paging::{Builder, Format, Permissions};
 
+use crate::invalidate::Invalidation;
 use crate::live::TRANSLATION;
 use crate::spec::fault::Reason;
 use crate::{Capabilities, Vtd};
@@ -143,11 +144,19 @@ impl World {
     /// Writes the legacy context entry of [`DEVICE`].
     pub(crate) fn context(&self, low: u64, high: u64) {
         self.ram.set(CONTEXT + 0x10 * 16, &[low, high]);
+        self.forget();
+    }
+
+    /// Has the unit forget everything.
+    pub(crate) fn forget(&self) {
+        let all = [Invalidation::ContextGlobal, Invalidation::IotlbGlobal];
+        self.unit.invalidate(&all);
     }
 
     /// Writes the first words of a PASID table entry.
     pub(crate) fn pasid(&self, pasid: u64, words: &[u64]) {
         self.ram.set(PASIDS + pasid * 64, words);
+        self.forget();
     }
 
     /// Tables that map these: input, output, bytes, permissions, largest page.
