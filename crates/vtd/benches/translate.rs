@@ -159,7 +159,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(|index| ram.load(index * 8, Width::Qword))
         .collect::<Result<_, _>>()?;
     let loads = |random: u64| {
-        let at = BASE + (random % PAGES << 12);
+        let at = BASE + ((random % PAGES) << 12);
         let mut table = root;
         for shift in [39, 30, 21, 12] {
             let entry = (table >> 3) + (at >> shift & 511);
@@ -197,14 +197,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         iotlb.set_mapping(from, to, 4096, vm_memory::Permissions::ReadWrite)?;
     }
     let by_tree = best(false, |random| {
-        let at = BASE + (random % PAGES << 12);
+        let at = BASE + ((random % PAGES) << 12);
         let found = tree.range(..=at).next_back();
         let found = found.filter(|(_, (last, _, rights))| at + 63 <= *last && rights.can_read());
         found.map_or(0, |(first, (_, to, _))| to + (at - first))
     });
     row("BTreeMap, searched by range", by_tree, floor);
     let by_iotlb = best(false, |random| {
-        let at = GuestAddress(BASE + (random % PAGES << 12));
+        let at = GuestAddress(BASE + ((random % PAGES) << 12));
         let found = Iotlb::lookup(&iotlb, at, 64, vm_memory::Permissions::Read);
         let found = found.ok().and_then(|mut found| found.next());
         found.map_or(0, |found| found.base.0)
