@@ -40,6 +40,7 @@ pub use calls::names as call_names;
 pub use client::{BadAddress, Client, Named};
 pub use dispatch::ioctl;
 pub use errno::Errno;
+pub use iommufd::IoasListener;
 pub use kvm::kvm_device_attr;
 pub use region::{load, memory_offset, mmap, read, region_of, region_offset, store, write};
 pub use stream::{read_stream, write_stream};

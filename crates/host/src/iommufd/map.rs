@@ -179,7 +179,7 @@ impl IoasObject {
 
     /// Maps `parts` side by side. Linux `iopt_alloc_area_pages`,
     /// `iopt_insert_area`, `iopt_fill_domains_pages`.
-    fn map_parts(
+    pub(super) fn map_parts(
         &mut self,
         host: &Host,
         private: &mut PrivateMemory,

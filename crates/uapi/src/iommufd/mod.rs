@@ -14,6 +14,7 @@
 //! | `process` | IOMMU_IOAS_CHANGE_PROCESS |
 //! | `extension` | what the session offers beyond: IOMMU_TEST_CMD |
 //! | `compat` | IOMMU_VFIO_IOAS, the calls of a VFIO container |
+//! | `follow` | none: an IOAS that shows what a guest's domain maps |
 //! | `cdev` | VFIO_DEVICE_BIND_IOMMUFD, ATTACH and DETACH_IOMMUFD_PT |
 
 mod argument;
@@ -22,6 +23,7 @@ mod compat;
 mod device;
 mod extension;
 pub(crate) mod fault;
+mod follow;
 mod hwpt;
 mod ioas;
 mod map;
@@ -35,6 +37,7 @@ use iogate_host::{FileId, Host};
 use crate::{Answer, Client, Errno, vfio};
 
 pub(crate) use cdev::{attach_pt, bind, detach_pt};
+pub use follow::IoasListener;
 
 /// `_IO(';', nr)`: the type that all numbers share, and the number.
 const TYPE: u32 = 0x3b00;
