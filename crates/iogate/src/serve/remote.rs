@@ -191,7 +191,7 @@ fn serve_requests(client: &Arc<Client>, name: &str) {
     // Without the thread the server's requests wait until somebody asks it.
     let _ = thread.spawn(move || {
         let ended = client.run();
-        tracing::debug!(?ended, name, "the connection to a server ended");
+        eprintln!("iogate: {name}: the connection to its server has ended: {ended:?}");
     });
 }
 

@@ -13,7 +13,9 @@ mod ranges;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+};
 
 use iogate_dma::{Gpa, Memory, MemoryError, Rights, Span, Width};
 
@@ -40,7 +42,8 @@ pub trait Remote: Send + Sync {
 pub trait RangeWatcher: Send + Sync {
     /// What stands at `span` has changed. When this returns after a range was
     /// taken away, nobody that memory was handed on to uses it any more. Called
-    /// by the thread that made the change, without a lock.
+    /// by the thread that made the change, before the next change is made: a
+    /// watcher makes none.
     fn changed(&self, span: Span<Gpa>);
 }
 
@@ -113,6 +116,9 @@ pub struct GuestMemory {
     ranges: RwLock<Ranges>,
     changes: AtomicU64,
     watchers: Mutex<Vec<Weak<dyn RangeWatcher>>>,
+    /// Held from a change until everybody has been told of it, so that no
+    /// watcher hears of one change while it finds another.
+    changing: Mutex<()>,
 }
 
 impl GuestMemory {
@@ -127,6 +133,7 @@ impl GuestMemory {
             ranges: RwLock::default(),
             changes: AtomicU64::new(0),
             watchers: Mutex::default(),
+            changing: Mutex::default(),
         })
     }
 
@@ -142,6 +149,7 @@ impl GuestMemory {
         rights: Rights,
         backing: Backing,
     ) -> Result<GuestRange, MapError> {
+        let _changing = self.begin_change();
         let added = self.write_ranges().add(&self.space, span, rights, backing);
         let (id, is_new) = added?;
         if is_new {
@@ -159,7 +167,11 @@ impl GuestMemory {
         self.lock_watchers().push(watcher);
     }
 
-    fn lock_watchers(&self) -> std::sync::MutexGuard<'_, Vec<Weak<dyn RangeWatcher>>> {
+    fn begin_change(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_watchers(&self) -> MutexGuard<'_, Vec<Weak<dyn RangeWatcher>>> {
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -379,10 +391,12 @@ impl GuestRange {
 impl Drop for GuestRange {
     fn drop(&mut self) {
         let memory = &self.memory;
+        let changing = memory.begin_change();
         let gone = memory.write_ranges().remove(&memory.space, self.id);
         if gone.is_some() {
             memory.changed(self.span);
         }
+        drop(changing);
         // What it held is let go without the lock: a remote's end may be long.
         drop(gone);
     }
