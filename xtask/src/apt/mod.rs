@@ -7,4 +7,4 @@ mod set;
 
 pub(crate) use fetch::Apt;
 pub(crate) use mirror::{Mirror, Release};
-pub(crate) use set::{DPDK, GDB, Set, Tree};
+pub(crate) use set::{ACPICA, DPDK, GDB, Set, Tree};

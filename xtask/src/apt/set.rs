@@ -10,6 +10,9 @@ use crate::verdict::{About as _, Stop};
 /// The GNU debugger.
 pub(crate) const GDB: Set = Set::new("gdb", &["gdb"]);
 
+/// The reference implementation's tools for ACPI tables.
+pub(crate) const ACPICA: Set = Set::new("acpica", &["acpica-tools"]);
+
 /// DPDK's test programs and the drivers that cases use.
 pub(crate) const DPDK: Set = Set::new(
     "dpdk",

@@ -3,6 +3,7 @@
 mod clients;
 mod command;
 mod confined;
+mod dmar;
 mod dpdk;
 mod frames;
 mod gdb;
@@ -86,6 +87,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(command::cases());
     cases.extend(confined::cases());
     cases.extend(user::cases());
+    cases.extend(dmar::cases());
     cases.extend(dpdk::cases());
     cases.extend(frames::cases());
     cases.extend(gdb::cases());
