@@ -184,6 +184,37 @@ fn each_process_address_space_is_followed_by_itself() {
     );
 }
 
+/// VT-d 4.1 section 6.5.2.3: of nested translations all of the domain go, for
+/// the addresses of the descriptor are those between the stages.
+#[test]
+fn a_second_stage_page_below_a_first_stage_is_followed() {
+    let guest = Guest::new(Capabilities::default().scalable().nested());
+    let (second, first) = (guest.domain(5), guest.domain(0));
+    for page in 0..2048 {
+        guest.map(second, page << 12, (page << 12) | RW);
+    }
+    let between = 0x5000_0000;
+    guest.map(second, between, 0x9000 | RW);
+    let mut table = first.root;
+    for next in [0x70_1000, 0x70_2000, 0x70_3000] {
+        guest.put(table, next | 7);
+        table = next;
+    }
+    guest.put(table + 8, between | 7);
+    guest.enter_pasid(3, 0, Some(second));
+    guest.nest(3, 0, first.root);
+    let device = Device::new();
+    let shadow = Shadow::of(guest.unit.clone());
+    let _following = shadow
+        .follow(function(3), Section::ALL, device.clone())
+        .unwrap();
+    assert_eq!(device.take(), [[map(0x1000, 0x1000, 0x9000)]]);
+    guest.map(second, between, 0xa000 | RW);
+    guest.submit(&[of_pages(second, between, 0)]);
+    let changes = vec![unmap(0x1000, 0x1000), map(0x1000, 0x1000, 0xa000)];
+    assert_eq!(device.take(), [changes]);
+}
+
 #[test]
 fn a_guest_whose_tables_contain_themselves_is_told_and_goes_on() {
     let guest = guest();

@@ -87,7 +87,13 @@ impl Vtd {
         }
         let mut told = Vec::with_capacity(batch.len());
         for invalidation in batch {
-            invalidation.scopes(|invalidated| told.push(invalidated));
+            // A nested domain's input addresses are others than those of its
+            // second stage, which the guest names.
+            let is_between = matches!(invalidation, Invalidation::IotlbPages { .. });
+            invalidation.scopes(|one| match is_between && self.capabilities.has_nested() {
+                true => told.push(of(one.scope)),
+                false => told.push(one),
+            });
         }
         if told.iter().any(|one| one.scope == Scope::Everything) {
             told = vec![everything()];

@@ -168,6 +168,15 @@ impl Guest {
         self.put(at, low);
     }
 
+    /// Has requests of 0:`device`.0 with `pasid` pass the first stage at `first`
+    /// before this domain. It must be in the domain already.
+    pub(crate) fn nest(&self, device: u64, pasid: u64, first: u64) {
+        let at = PASIDS + device * 0x2000 + 0x1000 + pasid * 64;
+        self.put(at + 16, first);
+        // PGTT nested.
+        self.put(at, self.get(at) & !(7 << 6) | 3 << 6);
+    }
+
     /// Puts descriptors into the queue, then one that waits for them.
     pub(crate) fn submit(&self, descriptors: &[(u64, u64)]) {
         let wait = self.waits.fetch_add(1, Ordering::Relaxed) + 1;
