@@ -11,7 +11,7 @@
 //! | where it ends | [`Outcome`]: a [`Run`] of [`Memory`], a [`Message`], or a [`Fault`] |
 //! | the link | [`Translate`], told to devices through an [`Attachment`] |
 //! | how long a result may be used | [`Gate`], [`InFlight`], [`Stay`], [`Grace`] |
-//! | the device's end | [`Port`]; [`Interrupts`]; [`FaultSink`]; [`DeviceTlb`] |
+//! | the device's end | [`Port`]; [`Interrupts`]; [`FaultSink`]; [`DeviceTlb`], [`Atc`] |
 //! | what a device wrote | [`WriteLog`], [`DirtyLog`] |
 //! | words of a cache, read and written as one | [`Slot`] |
 //! | a guest's domains, and who follows them | [`GuestDomains`], [`Observer`]; [`Listener`] of [`Change`]s |
@@ -35,6 +35,7 @@
 )]
 
 mod address;
+mod atc;
 mod attachment;
 mod device_tlb;
 mod dirty;
@@ -53,6 +54,7 @@ mod translate;
 mod write_log;
 
 pub use address::{Address, Gpa, Iova, Span};
+pub use atc::Atc;
 pub use attachment::Attachment;
 pub use device_tlb::{DeviceTlb, DeviceTlbError, TlbScope};
 pub use dirty::DirtyLog;

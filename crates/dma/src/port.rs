@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    Access, Attachment, Fault, FaultReason, FaultSink, Iova, MemoryError, Outcome, Participant,
-    Pasid, Request, Source, Span, Translate, Width, WriteLog,
+    Access, Atc, Attachment, Fault, FaultReason, FaultSink, Interrupts, Iova, MemoryError, Message,
+    Outcome, Participant, Pasid, Request, Source, Span, Translate, Width, WriteLog,
 };
 
 /// Why a device's access did not happen. The fault is already reported.
@@ -24,9 +24,8 @@ pub enum DmaError {
 /// The port through which one function does DMA. It belongs to the function's
 /// worker; nothing is locked and nothing is allocated on the way.
 ///
-/// There is no translation cache here: the spaces that ports reach so far
-/// answer in a few nanoseconds, less than a cache that is honest about
-/// invalidation would cost.
+/// It remembers no translation of its own: spaces answer in a few nanoseconds.
+/// A function with ATS has an [`Atc`] because its driver counts on it.
 pub struct Port {
     source: Source,
     attachment: Arc<Attachment>,
@@ -36,6 +35,15 @@ pub struct Port {
     space: Option<Arc<dyn Translate>>,
     /// Where writes are marked.
     log: Option<Arc<WriteLog>>,
+    interrupts: Option<Arc<dyn Interrupts>>,
+    atc: Option<Arc<Atc>>,
+}
+
+/// What an access came to that was made.
+enum Made {
+    Access,
+    /// It was an interrupt.
+    Message(Message),
 }
 
 impl Port {
@@ -56,6 +64,30 @@ impl Port {
             faults,
             version,
             space,
+            interrupts: None,
+            atc: None,
+        }
+    }
+
+    /// Sends interrupts that are written through this port, as 4 aligned bytes
+    /// to an address that is a doorbell, to `interrupts`. Without it such
+    /// writes are refused.
+    #[must_use]
+    pub fn with_interrupts(self, interrupts: Arc<dyn Interrupts>) -> Self {
+        Self {
+            interrupts: Some(interrupts),
+            ..self
+        }
+    }
+
+    /// Asks for translations by `atc` while it is enabled. What the IOMMU gives
+    /// no right to is then tried untranslated, so that it is refused as any
+    /// other request.
+    #[must_use]
+    pub fn with_atc(self, atc: Arc<Atc>) -> Self {
+        Self {
+            atc: Some(atc),
+            ..self
         }
     }
 
@@ -90,7 +122,7 @@ impl Port {
                 .unwrap_or_default();
             rest = later;
             match outcome {
-                Outcome::Memory(run) => run.read(now),
+                Outcome::Memory(run) => run.read(now).map(|()| Made::Access),
                 Outcome::Message { address } => Err(MemoryError::Absent { address: *address }),
             }
         })
@@ -114,8 +146,8 @@ impl Port {
             let (now, later) = rest.split_at_checked(length).unwrap_or_default();
             rest = later;
             match outcome {
-                Outcome::Memory(run) => run.write(now),
-                Outcome::Message { address } => Err(MemoryError::Absent { address: *address }),
+                Outcome::Memory(run) => run.write(now).map(|()| Made::Access),
+                Outcome::Message { .. } => message(outcome, now),
             }
         })
     }
@@ -143,12 +175,12 @@ impl Port {
                         for (to, from) in now.iter_mut().zip(value.to_le_bytes()) {
                             *to = from;
                         }
-                        Ok(())
+                        Ok(Made::Access)
                     }
-                    Err(error) if is_plain(error) => run.read(now),
+                    Err(error) if is_plain(error) => run.read(now).map(|()| Made::Access),
                     Err(error) => Err(error),
                 },
-                Outcome::Memory(run) => run.read(now),
+                Outcome::Memory(run) => run.read(now).map(|()| Made::Access),
                 Outcome::Message { address } => Err(MemoryError::Absent { address: *address }),
             }
         })?;
@@ -172,13 +204,14 @@ impl Port {
             rest = later;
             match outcome {
                 Outcome::Memory(run) if run.length() >= width.bytes() => {
-                    match run.store(width, value) {
+                    let stored = match run.store(width, value) {
                         Err(error) if is_plain(error) => run.write(now),
                         done => done,
-                    }
+                    };
+                    stored.map(|()| Made::Access)
                 }
-                Outcome::Memory(run) => run.write(now),
-                Outcome::Message { address } => Err(MemoryError::Absent { address: *address }),
+                Outcome::Memory(run) => run.write(now).map(|()| Made::Access),
+                Outcome::Message { .. } => message(outcome, now),
             }
         })
     }
@@ -212,7 +245,7 @@ impl Port {
         length: usize,
         access: Access,
         alive: impl Fn() -> bool,
-        mut copy: impl FnMut(&Outcome<'_>, usize) -> Result<(), MemoryError>,
+        mut copy: impl FnMut(&Outcome<'_>, usize) -> Result<Made, MemoryError>,
     ) -> Result<(), DmaError> {
         let length = u64::try_from(length).map_err(|_| DmaError::Malformed)?;
         let whole = Span::with_length(iova, length).ok_or(DmaError::Malformed)?;
@@ -243,7 +276,7 @@ impl Port {
         span: Span,
         access: Access,
         alive: &impl Fn() -> bool,
-        copy: &mut impl FnMut(&Outcome<'_>, usize) -> Result<(), MemoryError>,
+        copy: &mut impl FnMut(&Outcome<'_>, usize) -> Result<Made, MemoryError>,
     ) -> Result<Option<u64>, Fault> {
         let request = Request::new(self.source, span, access);
         let refused = |reason| Fault {
@@ -268,7 +301,13 @@ impl Port {
             .space
             .as_ref()
             .ok_or_else(|| refused(FaultReason::Blocked))?;
-        let outcome = space.translate(&guard, &request)?;
+        let translated = match &self.atc {
+            Some(atc) if atc.is_enabled() => atc.translate(&**space, &guard, &request)?,
+            _ => None,
+        };
+        let outcome = space
+            .translate(&guard, translated.as_ref().unwrap_or(&request))
+            .map_err(|fault| Fault { span, ..fault })?;
         let asked = span.last_offset().saturating_add(1);
         let done = match &outcome {
             Outcome::Memory(run) => run.length().min(asked),
@@ -286,12 +325,18 @@ impl Port {
             // Also after a failure: a part of it may have been written.
             log.mark(written);
         }
-        copied.map_err(|error| {
+        let made = copied.map_err(|error| {
             refused(match error {
                 MemoryError::Absent { .. } => FaultReason::Reserved,
                 _ => FaultReason::Revoked,
             })
         })?;
+        if let Made::Message(message) = made {
+            let interrupts = self.interrupts.as_ref();
+            interrupts
+                .ok_or_else(|| refused(FaultReason::Reserved))?
+                .message(self.source, message);
+        }
         Ok(Some(done))
     }
 
@@ -306,6 +351,20 @@ impl Port {
         };
         self.faults.fault(&fault);
         DmaError::Refused(fault)
+    }
+}
+
+/// The interrupt that a write of `from` is.
+fn message(outcome: &Outcome<'_>, from: &[u8]) -> Result<Made, MemoryError> {
+    match (outcome, <[u8; 4]>::try_from(from)) {
+        (&Outcome::Message { address }, Ok(data)) if address % 4 == 0 => {
+            let data = u32::from_le_bytes(data);
+            Ok(Made::Message(Message { address, data }))
+        }
+        (&Outcome::Message { address }, _) => Err(MemoryError::Absent { address }),
+        (Outcome::Memory(run), _) => Err(MemoryError::Absent {
+            address: run.address(),
+        }),
     }
 }
 

@@ -3,5 +3,6 @@
 mod cached;
 mod entries;
 mod follow;
+mod ports;
 mod stages;
 pub(crate) mod world;
