@@ -35,37 +35,7 @@ impl GuestDomains for Vtd {
         let Some(domain) = self.domain_now(source) else {
             return Scan::Whole;
         };
-        let mut merged = Merged {
-            pending: None,
-            tell,
-        };
-        let ram = &*self.ram;
-        let scanned = match domain.space(&self.limits) {
-            Space::PassThrough => {
-                let bits = self.limits.output_bits;
-                let all = Mapped {
-                    first: 0,
-                    last: 1_u64.unbounded_shl(bits).wrapping_sub(1),
-                    output: 0,
-                    permissions: iogate_paging::Permissions::ALL,
-                };
-                match clip(all, span).map(|mapped| merged.add(mapped)) {
-                    Some(ControlFlow::Break(())) => Scanned::Stopped,
-                    _ => Scanned::Whole,
-                }
-            }
-            Space::Second(format, root) => single(&format, root, ram, span, budget, &mut merged),
-            Space::First(format, root) => single(&format, root, ram, span, budget, &mut merged),
-            Space::Nested { first, second } => {
-                nested(first, second, ram, span, budget, &mut merged)
-            }
-        };
-        match scanned {
-            Scanned::Stopped => Scan::Stopped,
-            _ if merged.flush().is_break() => Scan::Stopped,
-            Scanned::Until(at) => Scan::Until(Iova(at)),
-            Scanned::Whole => Scan::Whole,
-        }
+        self.scan_domain(&domain, span, budget, tell)
     }
 
     fn observe(&self, observer: Weak<dyn Observer>) {
@@ -112,6 +82,49 @@ impl Vtd {
             return Some(Domain::OFF);
         }
         self.enter(source, Kind::Untranslated).ok()
+    }
+}
+
+impl Vtd {
+    /// Scans what a domain's tables map as they are now. No flag is set.
+    pub(crate) fn scan_domain(
+        &self,
+        domain: &Domain,
+        span: Span<Iova>,
+        budget: usize,
+        tell: Tell<'_>,
+    ) -> Scan {
+        let mut merged = Merged {
+            pending: None,
+            tell,
+        };
+        let ram = &*self.ram;
+        let scanned = match domain.space(&self.limits) {
+            Space::PassThrough => {
+                let bits = self.limits.output_bits;
+                let all = Mapped {
+                    first: 0,
+                    last: 1_u64.unbounded_shl(bits).wrapping_sub(1),
+                    output: 0,
+                    permissions: iogate_paging::Permissions::ALL,
+                };
+                match clip(all, span).map(|mapped| merged.add(mapped)) {
+                    Some(ControlFlow::Break(())) => Scanned::Stopped,
+                    _ => Scanned::Whole,
+                }
+            }
+            Space::Second(format, root) => single(&format, root, ram, span, budget, &mut merged),
+            Space::First(format, root) => single(&format, root, ram, span, budget, &mut merged),
+            Space::Nested { first, second } => {
+                nested(first, second, ram, span, budget, &mut merged)
+            }
+        };
+        match scanned {
+            Scanned::Stopped => Scan::Stopped,
+            _ if merged.flush().is_break() => Scan::Stopped,
+            Scanned::Until(at) => Scan::Until(Iova(at)),
+            Scanned::Whole => Scan::Whole,
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 mod domain;
 mod entrance;
 mod limits;
+mod told;
 mod walk;
 
 use iogate_dma::{
@@ -56,6 +57,7 @@ impl Vtd {
         if !page.permissions.allow(request.access, Privilege::User) {
             return None;
         }
+        self.tell_use(request, &page);
         let rights = page.permissions.rights(Privilege::User);
         let left = page.mask.wrapping_sub(address & page.mask);
         let last = request.span.last_offset().min(left);
@@ -88,6 +90,7 @@ impl Vtd {
         }
         let access = self.access(request);
         if let Some(page) = self.remembered(request, &domain, access) {
+            self.tell_use(request, &page);
             return self.found(request, &domain, page);
         }
         self.walk(request, &domain, access)
@@ -151,7 +154,10 @@ impl Vtd {
     ) -> Result<Outcome<'g>, Fault> {
         let address = request.span.first().0;
         let stamp = self.caches.translations.stamp();
-        match domain.walk(&self.limits, &*self.ram, address, access, request.privilege) {
+        let (ram, privilege) = (&*self.ram, request.privilege);
+        let found = domain.walk(&self.limits, ram, address, access, privilege);
+        told::walk(request, domain, &found);
+        match found {
             Ok(page) => {
                 let source = request.source.requester;
                 let translations = &self.caches.translations;

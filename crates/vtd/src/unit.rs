@@ -94,7 +94,7 @@ impl Vtd {
         &self.gate
     }
 
-    /// A port of `source` behind the unit.
+    /// A port of `source` behind the unit, which its interrupts pass too.
     pub fn port(self: &Arc<Self>, source: Source) -> Port {
         let attachment = Attachment::new();
         attachment.set(Some(Arc::clone(self) as _));
@@ -104,6 +104,7 @@ impl Vtd {
             self.gate.join(),
             Arc::new(Told),
         )
+        .with_interrupts(Arc::clone(self) as _)
     }
 }
 

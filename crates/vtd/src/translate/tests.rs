@@ -5,4 +5,5 @@ mod entries;
 mod follow;
 mod ports;
 mod stages;
+mod told;
 pub(crate) mod world;
