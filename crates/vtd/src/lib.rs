@@ -21,8 +21,6 @@
         clippy::expect_used
     )
 )]
-// The first users of some parts are still to come.
-#![allow(dead_code)]
 
 pub mod acpi;
 mod ats;

@@ -146,7 +146,7 @@ fn allowed(capabilities: &Capabilities, at: u16) -> u64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn no_guest_gets_the_unit_out_of_its_rules(
@@ -173,11 +173,14 @@ proptest! {
                 Step::Reset => guest.unit.reset(),
             }
             prop_assert!(!guest.unit.work(), "work is left");
-            for at in (0..0x1000).step_by(8) {
+            for at in (0..0x400).step_by(8) {
                 let read = guest.read64(at);
                 let beyond = read & !allowed(&capabilities, at);
                 prop_assert_eq!(beyond, 0, "at {:#x}: {:#x}", at, read);
             }
+        }
+        for at in (0x400..0x1000).step_by(8) {
+            prop_assert_eq!(guest.read64(at), 0, "at {:#x}", at);
         }
     }
 }

@@ -2,7 +2,7 @@
 //! into three words that a cache can hold.
 
 use bitfield_struct::bitfield;
-use iogate_dma::{DomainKey, Pasid};
+use iogate_dma::DomainKey;
 use iogate_paging::vtd::{FirstStage, Levels, SecondStage, SupervisorWrites};
 
 use super::limits::Limits;
@@ -163,11 +163,5 @@ impl Domain {
         // Tables map the same whichever PASID leads to them.
         let head = head.with_pasid(0);
         DomainKey([head.into_bits(), self.second, self.first, 0])
-    }
-
-    /// The PASID that its translations are tagged with.
-    pub(crate) fn pasid(&self) -> Option<Pasid> {
-        let pasid = Pasid::new(self.head.pasid());
-        pasid.filter(|_| self.head.scalable())
     }
 }
