@@ -118,12 +118,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     // As who sends it would: the parts are used, not the whole stored.
     let remap = |index| {
-        if let Ok(Remapped::Message(to)) = unit.remap(SOURCE, black_box(message(index))) {
+        if let Ok(Remapped::Message(to)) = unit.remap(SOURCE, message(black_box(index))) {
             black_box(to.address);
             black_box(to.data);
         }
     };
-    let send = |index| unit.send_msi(SOURCE, black_box(message(index)));
+    let send = |index| unit.send_msi(SOURCE, message(black_box(index)));
     let hot = best(|_| load(black_box(0)));
     let random = best(load);
     row("floor: 16 bytes loaded, compared, hot", hot, hot);

@@ -14,15 +14,12 @@ use iogate_dma::Message;
 use crate::spec::interrupt::Interrupt;
 use crate::spec::irte::SourceCheck;
 
-/// Words of a chunk; chunks come when the first of their entries is used.
-const CHUNK: usize = 512;
-const CHUNKS: usize = 128;
+/// Indices that a table can have.
+const INDICES: usize = 1 << 16;
 
-type Chunk = Box<[AtomicU64; CHUNK]>;
-
-/// The cache.
+/// The cache: 512 KiB, which come with the first entry.
 pub(super) struct Entries {
-    chunks: [OnceLock<Chunk>; CHUNKS],
+    words: OnceLock<Box<[AtomicU64]>>,
     clearings: AtomicU64,
 }
 
@@ -113,7 +110,7 @@ impl Vacancy<'_> {
 impl Entries {
     pub(super) fn new() -> Self {
         Self {
-            chunks: [const { OnceLock::new() }; CHUNKS],
+            words: OnceLock::new(),
             clearings: AtomicU64::new(0),
         }
     }
@@ -121,23 +118,22 @@ impl Entries {
     /// The cached entry.
     #[inline]
     pub(super) fn get(&self, index: u16) -> Option<Entry> {
-        let index = usize::from(index);
-        let chunk = self.chunks.get(index / CHUNK)?.get()?;
-        let word = chunk.get(index % CHUNK)?.load(Ordering::Acquire);
+        let word = self.words.get()?.get(usize::from(index))?;
+        let word = word.load(Ordering::Acquire);
         (word & 1 != 0).then_some(Entry(word))
     }
 
     /// Where an entry that is read from now on may be put.
-    // The index is below CHUNKS * CHUNK.
+    // There is a word for each index.
     #[allow(clippy::indexing_slicing)]
     pub(super) fn vacancy(&self, index: u16) -> Vacancy<'_> {
-        let index = usize::from(index);
-        let chunk = self.chunks[index / CHUNK]
-            .get_or_init(|| Box::new([const { AtomicU64::new(0) }; CHUNK]));
-        // With the fence of `clear`: either the clearing sees the chunk, or what
+        let words = self
+            .words
+            .get_or_init(|| (0..INDICES).map(|_| AtomicU64::new(0)).collect());
+        // With the fence of `clear`: either the clearing sees the words, or what
         // is read from now on is what it clears for.
         fence(Ordering::SeqCst);
-        let word = &chunk[index % CHUNK];
+        let word = &words[usize::from(index)];
         let seen = word.load(Ordering::Acquire);
         Vacancy { word, seen }
     }
@@ -147,22 +143,10 @@ impl Entries {
         let number = self.clearings.fetch_add(1, Ordering::Relaxed);
         let empty = number.wrapping_add(1) << 1;
         fence(Ordering::SeqCst);
-        let (first, last) = (usize::from(first), usize::from(last));
-        let chunks = self.chunks.iter().enumerate();
-        for (number, chunk) in chunks.skip(first / CHUNK) {
-            let begin = number.saturating_mul(CHUNK);
-            if begin > last {
-                break;
-            }
-            let Some(chunk) = chunk.get() else {
-                continue;
-            };
-            let from = first.saturating_sub(begin);
-            let words = chunk.iter().skip(from);
-            let count = last.saturating_sub(begin.max(first)).saturating_add(1);
-            for word in words.take(count) {
-                word.store(empty, Ordering::Release);
-            }
+        let range = usize::from(first)..=usize::from(last);
+        let words = self.words.get().and_then(|words| words.get(range));
+        for word in words.into_iter().flatten() {
+            word.store(empty, Ordering::Release);
         }
     }
 }
