@@ -617,6 +617,16 @@ fn what_cannot_be_served_is_refused_in_words() {
         ("[[device]]\nmodel = 'edu'\nmediated = true", "mediated"),
         ("[[device]]\nmodel = 'remote'", "socket"),
         (
+            "[[iommu]]\nname = 'i'\nkind = 'vtd'\ncaching-mode = false\n\
+             [[device]]\nmodel = 'remote'\nsocket = '/x'",
+            "caching-mode = true",
+        ),
+        (
+            "[[iommu]]\nname = 'i'\nkind = 'vtd'\nmode = 'scalable'\nfirst-stage = true\n\
+             [[device]]\nmodel = 'remote'\nsocket = '/x'",
+            "first-stage = false",
+        ),
+        (
             "[[device]]\nmodel = 'remote'\nsocket = '/no/socket'",
             "/no/socket",
         ),

@@ -192,7 +192,8 @@ fn write_iommu(out: &mut String, iommu: &Iommu) -> fmt::Result {
         let mode = if vtd.scalable { "scalable" } else { "legacy" };
         write!(out, ", VT-d in {mode} mode")?;
         for (has, word) in [
-            (vtd.nested, ", nested"),
+            (vtd.first_stage == Some(false), ", no first stage"),
+            (vtd.nested == Some(false), ", not nested"),
             (vtd.ats, ", ATS"),
             (vtd.page_requests, ", page requests"),
             (!vtd.caching_mode, ", no caching mode"),

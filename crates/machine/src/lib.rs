@@ -31,7 +31,7 @@
 //! |---|---|
 //! | top | `version` * (1), `memlock` (`"off"`, `"enforce"`), `dma_entry_limit` (65535) |
 //! | `[[iommu]]` | `name` *, `kind` (`"generic"`), `iova-bits` (48), `page-sizes` (`["4 KiB", "2 MiB", "1 GiB"]`), `msi-window` (`"x86"`, `"software"`, `"none"`, or `{ base = 0x8000000, size = "1 MiB" }`), `coherency` (true), `dirty-tracking` (false), `pasid-bits` (0), `reserved` (list of `{ start, end, type }`: `end` is the last byte, `type` is `"direct"`, `"direct-relaxable"` or `"reserved"`) |
-//! | `[[iommu]]` of `kind = "vtd"` | `name` *, `at`, `mode` (`"legacy"`, `"scalable"`), `iova-bits` (48; or 39, 57), `page-sizes`, `nested` (in scalable mode true), `ats` (false), `page-requests` (false), `pasid-bits` (20 in scalable mode), `snoop-control` (false), `caching-mode` (true), `fault-records` (8) |
+//! | `[[iommu]]` of `kind = "vtd"` | `name` *, `at`, `mode` (`"legacy"`, `"scalable"`), `iova-bits` (48; or 39, 57), `page-sizes`, `first-stage`, `nested` (in scalable mode true), `ats` (false), `page-requests` (false), `pasid-bits` (20 in scalable mode), `snoop-control` (false), `caching-mode` (true), `fault-records` (8) |
 //! | `[[bridge]]` | `name` *, `kind` * (`"root-port"`, `"upstream-port"`, `"downstream-port"`, `"pcie-pci-bridge"`, `"pci-bridge"`), `behind`, `at`, `acs` (true for root and downstream ports), `iommu` |
 //! | `[[device]]` | `model` *, `name`, `behind`, `at`, `group`, `driver` (`"vfio-pci"`), `iommu`, `ats` (as the unit), `acs` (false), `mmio` (`"trap"`, `"map"`), `mediated` (false), `uuid`, and what the model knows |
 //!

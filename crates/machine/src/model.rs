@@ -59,8 +59,10 @@ pub struct Vtd {
     pub at: Option<Source>,
     /// Whether it has scalable mode besides legacy mode.
     pub scalable: bool,
-    /// Whether it nests its two stages.
-    pub nested: bool,
+    /// Whether it has first-stage tables in scalable mode, if that is said.
+    pub first_stage: Option<bool>,
+    /// Whether it nests its two stages, if that is said.
+    pub nested: Option<bool>,
     /// Whether devices may ask it for translations.
     pub ats: bool,
     /// Whether devices may ask it for pages.

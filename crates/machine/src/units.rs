@@ -11,13 +11,14 @@ const VTD_PAGES: [u64; 3] = [1 << 12, 1 << 12 | 1 << 21, 1 << 12 | 1 << 21 | 1 <
 const FAULT_RECORDS: u64 = 222;
 
 const KINDS: [&str; 2] = ["generic", "vtd"];
-const VTD_KEYS: [&str; 12] = [
+const VTD_KEYS: [&str; 13] = [
     "name",
     "kind",
     "at",
     "mode",
     "iova-bits",
     "page-sizes",
+    "first-stage",
     "nested",
     "ats",
     "page-requests",
@@ -75,9 +76,11 @@ pub(crate) fn vtd(mut table: Table<'_, '_>) -> Option<IommuEntry> {
         }
         None => tables::DEFAULT_PAGE_SIZES,
     };
-    let nested = yes(&mut table, "nested", scalable, scalable);
-    let ats = yes(&mut table, "ats", false, true);
-    let page_requests = yes(&mut table, "page-requests", false, scalable && ats);
+    let first_stage = said(&mut table, "first-stage", scalable);
+    let has_first_stage = scalable && first_stage != Some(false);
+    let nested = said(&mut table, "nested", has_first_stage);
+    let ats = said(&mut table, "ats", true).unwrap_or(false);
+    let page_requests = said(&mut table, "page-requests", scalable && ats).unwrap_or(false);
     let pasid_bits = match table.field("pasid-bits") {
         Some(field) => {
             let bits = table.integer(field, 1..=20)?;
@@ -87,8 +90,8 @@ pub(crate) fn vtd(mut table: Table<'_, '_>) -> Option<IommuEntry> {
         None if scalable => 20,
         None => 0,
     };
-    let snoop_control = yes(&mut table, "snoop-control", false, true);
-    let caching_mode = yes(&mut table, "caching-mode", true, true);
+    let snoop_control = said(&mut table, "snoop-control", true).unwrap_or(false);
+    let caching_mode = said(&mut table, "caching-mode", true).unwrap_or(true);
     let fault_records = match table.field(FAULT_RECORDS_KEY) {
         Some(field) => table.integer(field, 1..=FAULT_RECORDS)?,
         None => 8,
@@ -105,6 +108,7 @@ pub(crate) fn vtd(mut table: Table<'_, '_>) -> Option<IommuEntry> {
             kind: IommuKind::Vtd(Vtd {
                 at,
                 scalable,
+                first_stage,
                 nested,
                 ats,
                 page_requests,
@@ -122,22 +126,21 @@ pub(crate) fn vtd(mut table: Table<'_, '_>) -> Option<IommuEntry> {
     })
 }
 
-/// A switch that can be turned on where `possible` says so.
-fn yes(table: &mut Table<'_, '_>, key: &str, default: bool, possible: bool) -> bool {
-    let Some(field) = table.field(key) else {
-        return default;
-    };
-    let yes = table.boolean(field).is_some_and(|yes| yes.value);
+/// What is said of a switch that can be turned on where `possible` says so.
+fn said(table: &mut Table<'_, '_>, key: &str, possible: bool) -> Option<bool> {
+    let field = table.field(key)?;
+    let yes = table.boolean(field)?.value;
     if yes {
         needs(table, field, possible);
     }
-    yes
+    Some(yes)
 }
 
 /// Reports a key that stands without what it needs.
 fn needs(table: &mut Table<'_, '_>, field: &Field<'_>, possible: bool) {
     let label = match field.key.as_str() {
         "page-requests" => "it needs `mode = \"scalable\"` and `ats = true`",
+        "nested" => "it needs `mode = \"scalable\"` and a first stage",
         _ => "it needs `mode = \"scalable\"`",
     };
     if !possible {

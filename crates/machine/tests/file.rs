@@ -401,7 +401,7 @@ fn a_vtd_unit_has_its_own_keys_and_defaults() {
     assert_eq!((iommu.pasid_bits, iommu.coherent), (0, false));
     assert_eq!(
         (unit.scalable, unit.nested, unit.ats, unit.caching_mode),
-        (false, false, false, true)
+        (false, None, false, true)
     );
     assert_eq!((unit.fault_records, unit.at), (8, None));
     let (iommu, unit) = vtd(
@@ -410,9 +410,12 @@ fn a_vtd_unit_has_its_own_keys_and_defaults() {
     );
     assert_eq!((iommu.iova_bits, iommu.page_sizes), (57, 0x20_1000));
     assert_eq!((iommu.pasid_bits, iommu.coherent), (20, true));
-    assert!(unit.scalable && unit.nested && unit.ats && unit.page_requests);
+    assert!(unit.scalable && unit.ats && unit.page_requests);
     assert_eq!((unit.fault_records, unit.caching_mode), (64, false));
+    assert_eq!((unit.first_stage, unit.nested), (None, None));
     assert_eq!(unit.at.unwrap().to_string(), "0000:00:04.0");
+    let (_, unit) = vtd("mode = 'scalable'\nfirst-stage = false");
+    assert_eq!((unit.first_stage, unit.nested), (Some(false), None));
 }
 
 #[test]
@@ -421,6 +424,11 @@ fn what_a_vtd_unit_cannot_have_is_refused_with_its_place() {
     for (says, why) in [
         ("iova-bits = 40", "39, 48 or 57"),
         ("nested = true", "mode = \"scalable\""),
+        (
+            "mode = 'scalable'\nfirst-stage = false\nnested = true",
+            "a first stage",
+        ),
+        ("first-stage = true", "mode = \"scalable\""),
         ("pasid-bits = 8", "mode = \"scalable\""),
         ("ats = true\npage-requests = true", "mode = \"scalable\""),
         ("mode = 'both'", "cannot be `both`"),

@@ -26,6 +26,7 @@ pub struct Capabilities {
     device_tlb: bool,
     page_requests: bool,
     scalable: bool,
+    first_stage: bool,
     nested: bool,
     first_stage_5_level: bool,
     pasid_bits: u8,
@@ -50,6 +51,7 @@ impl Default for Capabilities {
             device_tlb: false,
             page_requests: false,
             scalable: false,
+            first_stage: true,
             nested: false,
             first_stage_5_level: false,
             pasid_bits: 20,
@@ -75,6 +77,16 @@ impl Capabilities {
     #[must_use]
     pub const fn scalable(mut self) -> Self {
         self.scalable = true;
+        self
+    }
+
+    /// Takes the first stage away (ECAP.FSTS): the guest has second-stage tables
+    /// in scalable mode too, where caching mode counts, so that its domains can
+    /// be followed. Section 6.1: what is not present in a first stage is never
+    /// cached, and so never invalidated.
+    #[must_use]
+    pub const fn without_first_stage(mut self) -> Self {
+        self.first_stage = false;
         self
     }
 
@@ -216,6 +228,11 @@ impl Capabilities {
         self.scalable
     }
 
+    /// Whether a first stage is offered.
+    pub const fn has_first_stage(&self) -> bool {
+        self.scalable && self.first_stage
+    }
+
     /// Whether nested translation is offered.
     pub const fn has_nested(&self) -> bool {
         self.nested
@@ -329,11 +346,11 @@ impl Capabilities {
                 "interrupt remapping needs queued invalidation",
             ),
             (
-                self.scalable || !self.nested,
-                "nested translation needs scalable mode",
+                self.has_first_stage() || !self.nested,
+                "nested translation needs scalable mode and a first stage",
             ),
             (
-                self.scalable || !self.first_stage_5_level,
+                self.has_first_stage() || !self.first_stage_5_level,
                 "a first stage needs scalable mode",
             ),
             (
@@ -386,7 +403,7 @@ impl Capabilities {
             .with_max_address_mask(MAX_ADDRESS_MASK)
             .with_write_draining(true)
             .with_read_draining(true)
-            .with_first_stage_1g(self.scalable && self.pages_1g)
+            .with_first_stage_1g(self.has_first_stage() && self.pages_1g)
             .with_posted_interrupts(self.posted_interrupts)
             .with_first_stage_5_level(self.first_stage_5_level)
             .with_interrupt_pointer_invalidates(
@@ -414,14 +431,14 @@ impl Capabilities {
             .with_page_requests(self.page_requests)
             .with_execute_requests(self.execute_requests)
             .with_supervisor_requests(self.scalable)
-            .with_extended_accessed(self.scalable)
+            .with_extended_accessed(self.has_first_stage())
             .with_pasid_size(pasid)
             .with_pasid(self.scalable)
             .with_page_request_draining(self.page_requests)
             .with_scalable_mode(self.scalable)
             .with_second_stage_accessed_dirty(self.scalable)
             .with_second_stage(self.scalable)
-            .with_first_stage(self.scalable)
+            .with_first_stage(self.has_first_stage())
             .with_scalable_coherent(self.scalable)
             .with_rid_pasid(self.scalable)
             .into_bits()

@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use iogate_dma::{RequesterId, Source};
-use iogate_machine::{IommuKind, Machine, Translation, Vtd};
+use iogate_machine::{Iommu, IommuKind, Machine, Translation, Vtd};
 use iogate_vtd::Capabilities;
 
-use crate::session::Refusal;
+use crate::session::{REMOTE, Refusal};
 
 /// Device numbers that are given: QEMU's q35 has its own at 0 and at 31, and
 /// gives those from 1 on to what it is asked for.
@@ -73,38 +73,14 @@ impl Plan {
             }
             devices.push((index, device, entry.translation, on_root.then_some(source)));
         }
-        let mut planned = Vec::new();
+        let mut planned: Vec<PlannedUnit> = Vec::new();
         for ((name, unit), iommu) in kinds.into_iter().zip(machine.iommus()) {
             let at = places.given_or_next(unit.at)?;
-            let mut capabilities = Capabilities::default()
-                .address_width(iommu.iova_bits)
-                .fault_records(unit.fault_records);
-            if unit.scalable {
-                capabilities = capabilities.scalable().pasid_bits(iommu.pasid_bits);
-            }
-            for (wanted, with) in [
-                (unit.nested, Capabilities::nested as fn(_) -> _),
-                (unit.ats, Capabilities::device_tlb),
-                (unit.page_requests, Capabilities::page_requests),
-                (unit.snoop_control, Capabilities::snoop_control),
-                (!unit.caching_mode, Capabilities::without_caching_mode),
-                (
-                    unit.scalable && iommu.iova_bits == 57,
-                    Capabilities::first_stage_5_level,
-                ),
-                (
-                    iommu.page_sizes & 1 << 30 == 0,
-                    Capabilities::without_1g_pages,
-                ),
-                (
-                    iommu.page_sizes & 1 << 21 == 0,
-                    Capabilities::without_large_pages,
-                ),
-            ] {
-                if wanted {
-                    capabilities = with(capabilities);
-                }
-            }
+            let is_followed = devices.iter().any(|(_, device, translation, _)| {
+                device.model == REMOTE && *translation == Translation::Unit(planned.len())
+            });
+            let capabilities = capabilities(iommu, &unit, is_followed)
+                .map_err(|what| Refusal(format!("IOMMU `{name}`: {what}")))?;
             planned.push(PlannedUnit {
                 name,
                 at,
@@ -165,13 +141,70 @@ impl Plan {
     }
 }
 
+/// What a unit offers. One that a device of another server is behind has its
+/// domains followed, which a guest makes possible by its invalidations.
+fn capabilities(
+    iommu: &Iommu,
+    unit: &Vtd,
+    is_followed: bool,
+) -> Result<Capabilities, &'static str> {
+    if is_followed && !unit.caching_mode {
+        return Err("a remote device is behind it, for which it needs `caching-mode = true`");
+    }
+    if is_followed && unit.first_stage == Some(true) {
+        return Err(
+            "a remote device is behind it: what a guest adds to first-stage tables it tells \
+             nobody, take `first-stage = false`",
+        );
+    }
+    let first_stage = unit.scalable && !is_followed && unit.first_stage != Some(false);
+    let mut capabilities = Capabilities::default()
+        .address_width(iommu.iova_bits)
+        .fault_records(unit.fault_records);
+    if unit.scalable {
+        capabilities = capabilities.scalable().pasid_bits(iommu.pasid_bits);
+    }
+    for (wanted, with) in [
+        (
+            !first_stage,
+            Capabilities::without_first_stage as fn(_) -> _,
+        ),
+        (
+            first_stage && unit.nested != Some(false),
+            Capabilities::nested,
+        ),
+        (
+            first_stage && iommu.iova_bits == 57,
+            Capabilities::first_stage_5_level,
+        ),
+        (unit.ats, Capabilities::device_tlb),
+        (unit.page_requests, Capabilities::page_requests),
+        (unit.snoop_control, Capabilities::snoop_control),
+        (!unit.caching_mode, Capabilities::without_caching_mode),
+        (
+            iommu.page_sizes & 1 << 30 == 0,
+            Capabilities::without_1g_pages,
+        ),
+        (
+            iommu.page_sizes & 1 << 21 == 0,
+            Capabilities::without_large_pages,
+        ),
+    ] {
+        if wanted {
+            capabilities = with(capabilities);
+        }
+    }
+    Ok(capabilities)
+}
+
 /// The units by name; the one of a machine that names none is a VT-d one, if a
 /// device is behind it.
 fn units(machine: &Machine) -> Result<Vec<(String, Vtd)>, Refusal> {
     let default = Vtd {
         at: None,
         scalable: false,
-        nested: false,
+        first_stage: None,
+        nested: None,
         ats: false,
         page_requests: false,
         snoop_control: false,
