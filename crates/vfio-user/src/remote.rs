@@ -60,6 +60,8 @@ struct Failed {
     first: usize,
     /// Those behind it that were.
     behind: Vec<usize>,
+    /// Those that found nothing to map.
+    nothing: Vec<usize>,
     errno: Errno,
     /// Whether it is not known what the device did.
     lost: bool,
@@ -72,6 +74,9 @@ struct Failed {
 /// exactly what one message mapped. So an unmap that cuts such a piece takes
 /// the whole piece back and maps at once again what stays of it: for that
 /// short time the device is refused what stays too. Nothing else is touched.
+///
+/// Memory that is not there any more is not mapped again either: whoever
+/// changes what a [`Backing`] finds has the address space told anew.
 ///
 /// A failed map leaves what it says: the changes before it. A server that does
 /// not take back what it has cannot be made to; then the connection is closed,
@@ -173,40 +178,46 @@ impl<B: Backing> RemoteListener<B> {
         steps
     }
 
-    fn submit(&self, step: &Step) -> Result<u16, Error> {
+    /// Sends what `step` says; `None` if the memory that it is to map is not
+    /// there any more, as one piece.
+    fn submit(&self, step: &Step) -> Result<Option<u16>, Error> {
         let channel = &self.client.channel;
-        match step {
+        let sent = match step {
             Step::Unmap(span) => {
                 let request = unmap_request(*span)?;
-                channel.submit(Command::DmaUnmap, &[request.as_bytes()], &[])
+                let id = channel.submit(Command::DmaUnmap, &[request.as_bytes()], &[])?;
+                return Ok(Some(id));
             }
-            Step::Map(sent) => {
-                let last = sent.output.0.saturating_add(sent.span.last_offset());
-                let output = Span::new(sent.output, Gpa(last)).ok_or(Errno::OVERFLOW)?;
-                let mut result = Err(Errno::FAULT.into());
-                self.backing.pieces(output, &mut |piece, held| {
-                    if piece != output {
-                        return;
-                    }
-                    let (offset, file) = match held {
-                        Held::File(file, offset) => (offset, Some(file)),
-                        Held::Requests => (0, None),
-                    };
-                    let command = Command::DmaMap;
-                    result = map_request(sent.span, sent.rights, offset).and_then(|request| {
-                        channel.submit(command, &[request.as_bytes()], file.as_slice())
-                    });
-                });
-                result
+            Step::Map(sent) => sent,
+        };
+        let last = sent.output.0.saturating_add(sent.span.last_offset());
+        let output = Span::new(sent.output, Gpa(last)).ok_or(Errno::OVERFLOW)?;
+        let mut result = Ok(None);
+        self.backing.pieces(output, &mut |piece, held| {
+            if piece != output {
+                return;
             }
-        }
+            let (offset, file) = match held {
+                Held::File(file, offset) => (offset, Some(file)),
+                Held::Requests => (0, None),
+            };
+            let command = Command::DmaMap;
+            let request = map_request(sent.span, sent.rights, offset);
+            let id = request.and_then(|request| {
+                channel.submit(command, &[request.as_bytes()], file.as_slice())
+            });
+            result = id.map(Some);
+        });
+        result
     }
 
-    /// Sends all of `steps` and waits for all the replies.
-    fn send(&self, steps: &[Step]) -> Result<(), Failed> {
+    /// Sends all of `steps` and waits for all the replies. Gives back those
+    /// that found nothing to map.
+    fn send(&self, steps: &[Step]) -> Result<Vec<usize>, Failed> {
         let mut under_way: VecDeque<(u16, usize)> = VecDeque::new();
         let mut next: usize = 0;
         let mut done = Vec::new();
+        let mut nothing = Vec::new();
         let mut failed: Option<Failed> = None;
         let fail = |failed: &mut Option<Failed>, first, error: &Error| {
             let lost = !matches!(error, Error::Refused { .. });
@@ -216,6 +227,7 @@ impl<B: Backing> RemoteListener<B> {
                     *failed = Some(Failed {
                         first,
                         behind: Vec::new(),
+                        nothing: Vec::new(),
                         errno: error.errno(),
                         lost: lost || failed.as_ref().is_some_and(|failed| failed.lost),
                     });
@@ -226,7 +238,8 @@ impl<B: Backing> RemoteListener<B> {
             while failed.is_none() && under_way.len() < WINDOW {
                 let Some(step) = steps.get(next) else { break };
                 match self.submit(step) {
-                    Ok(id) => under_way.push_back((id, next)),
+                    Ok(Some(id)) => under_way.push_back((id, next)),
+                    Ok(None) => nothing.push(next),
                     Err(error) => fail(&mut failed, next, &error),
                 }
                 next = next.saturating_add(1);
@@ -252,8 +265,9 @@ impl<B: Backing> RemoteListener<B> {
             }
         }
         match failed {
-            None => Ok(()),
+            None => Ok(nothing),
             Some(mut failed) => {
+                failed.nothing = nothing;
                 done.retain(|at| *at > failed.first);
                 failed.behind = done;
                 Err(failed)
@@ -289,13 +303,17 @@ impl<B: Backing> RemoteListener<B> {
             at = at.saturating_add(count);
         }
         let sent = self.send(&steps);
-        let applied = match &sent {
-            Ok(()) => at,
-            Err(failed) => of.get(failed.first).copied().unwrap_or(at),
+        let (applied, nothing) = match &sent {
+            Ok(nothing) => (at, nothing),
+            Err(failed) => {
+                let applied = of.get(failed.first).copied();
+                (applied.unwrap_or(at), &failed.nothing)
+            }
         };
-        for (step, of) in steps.iter().zip(&of) {
+        for (index, (step, of)) in steps.iter().zip(&of).enumerate() {
             if let Step::Map(sent) = step
                 && *of < applied
+                && nothing.binary_search(&index).is_err()
             {
                 book.insert(sent.span.first().0, *sent);
             }
@@ -343,12 +361,14 @@ impl<B: Backing> RemoteListener<B> {
                 let above = span.last().checked_add(1);
                 let below = below.and_then(|last| Span::new(sent.span.first(), last));
                 let above = above.and_then(|first| Span::new(first, sent.span.last()));
-                rest.extend(
-                    [below, above]
-                        .into_iter()
-                        .flatten()
-                        .map(|span| part(sent, span)),
-                );
+                for span in [below, above].into_iter().flatten() {
+                    let stays = part(sent, span);
+                    rest.extend(self.steps(&Mapping {
+                        span,
+                        output: stays.output.0,
+                        rights: stays.rights,
+                    }));
+                }
             }
             let left = book.len().saturating_sub(cut.len());
             if !rest.is_empty() && left.saturating_add(rest.len()) > self.most() {
@@ -375,7 +395,14 @@ impl<B: Backing> RemoteListener<B> {
             steps.extend(touched(&stays, span).into_iter().map(Step::Map));
         }
         match self.send(&steps) {
-            Ok(()) => refused.map_or(Ok(count), |errno| Err((count, errno))),
+            Ok(nothing) => {
+                for step in nothing {
+                    if let Some(Step::Map(sent)) = steps.get(step) {
+                        book.remove(&sent.span.first().0);
+                    }
+                }
+                refused.map_or(Ok(count), |errno| Err((count, errno)))
+            }
             Err(failed) => {
                 self.give_up(book);
                 Err((0, failed.errno))

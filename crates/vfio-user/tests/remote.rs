@@ -258,6 +258,56 @@ fn no_more_is_mapped_than_the_server_takes() {
 }
 
 #[test]
+fn what_stays_of_a_piece_is_mapped_as_its_memory_is_then() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let device = Arc::new(Strict::default());
+    let serving = Arc::clone(&device);
+    std::thread::spawn(move || {
+        Connection::new(theirs.into(), ServerOptions::default()).serve(&*serving)
+    });
+    let client = Client::from_socket(ours.into(), ClientOptions::default()).unwrap();
+    let file: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+    // First and last page of each piece of memory.
+    let memory = Arc::new(Mutex::new(vec![(0, 15)]));
+    let held = Arc::clone(&memory);
+    let backing = move |run: Span<Gpa>, tell: &mut dyn FnMut(Span<Gpa>, Held<'_>)| {
+        for (first, last) in held.lock().unwrap().iter() {
+            let all = Span::new(Gpa(first * PAGE), Gpa(last * PAGE + PAGE - 1)).unwrap();
+            if let Some(part) = all.intersection(&run) {
+                tell(part, Held::File(file.as_fd(), part.first().0));
+            }
+        }
+    };
+    let listener = RemoteListener::new(Arc::new(client), backing);
+    listener.apply(&[map(0, 16, 0)]).unwrap();
+    *memory.lock().unwrap() = vec![(0, 1), (3, 4), (9, 15)];
+    listener
+        .apply(&[Change::Unmap(span(10 * PAGE, 1))])
+        .unwrap();
+    let maps: Vec<_> = device
+        .maps
+        .lock()
+        .unwrap()
+        .keys()
+        .map(|at| at / PAGE)
+        .collect();
+    assert_eq!(maps, [0, 3, 9, 11]);
+    memory.lock().unwrap().clear();
+    listener.apply(&[Change::Unmap(span(PAGE, 1))]).unwrap();
+    let maps: Vec<_> = device
+        .maps
+        .lock()
+        .unwrap()
+        .keys()
+        .map(|at| at / PAGE)
+        .collect();
+    assert_eq!(maps, [3, 9, 11]);
+    assert_eq!(listener.mappings(), 3);
+    listener.apply(&[Change::Unmap(Span::whole())]).unwrap();
+    assert!(device.maps.lock().unwrap().is_empty());
+}
+
+#[test]
 fn a_mapping_over_another_is_refused() {
     let (listener, _) = follow(Limits::default());
     listener.apply(&[map(0, 4, 0)]).unwrap();
