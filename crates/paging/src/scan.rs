@@ -72,7 +72,7 @@ pub fn scan<F: Format, T: Tables>(
         let top = format.shape(table.level);
         let covered = 1_u64.unbounded_shl(top.shift.saturating_add(top.bits));
         table.begins = scan.first & !covered.wrapping_sub(1);
-        match scan.table(table) {
+        match scan.table(table, &mut []) {
             ControlFlow::Continue(()) => {}
             ControlFlow::Break(Scanned::Until(at)) => {
                 return match scan.flush() {
@@ -110,7 +110,8 @@ struct Scan<'a, F, T, Tell> {
 
 impl<F: Format, T: Tables, Tell: FnMut(Mapped) -> ControlFlow<()>> Scan<'_, F, T, Tell> {
     /// One table and all below it; recursion is as deep as there are levels.
-    fn table(&mut self, table: Table) -> ControlFlow<Scanned> {
+    /// `leaves` is room for the entries of a lowest table, or empty.
+    fn table(&mut self, table: Table, leaves: &mut [u64]) -> ControlFlow<Scanned> {
         let shape = self.format.shape(table.level);
         let covers = 1_u64.unbounded_shl(shape.shift);
         let index = |address: u64| {
@@ -125,7 +126,6 @@ impl<F: Format, T: Tables, Tell: FnMut(Mapped) -> ControlFlow<()>> Scan<'_, F, T
             0
         };
         let highest = index(self.last).min(entries.wrapping_sub(1));
-        let mut buffer = [0_u64; ENTRIES_AT_ONCE];
         while next <= highest {
             let begins = table.begins.wrapping_add(next.wrapping_mul(covers));
             let Some(budget) = self.budget.checked_sub(1) else {
@@ -134,21 +134,55 @@ impl<F: Format, T: Tables, Tell: FnMut(Mapped) -> ControlFlow<()>> Scan<'_, F, T
             self.budget = budget;
             let wanted = highest.wrapping_sub(next).saturating_add(1);
             let count = usize::try_from(wanted).map_or(ENTRIES_AT_ONCE, |w| w.min(ENTRIES_AT_ONCE));
-            let Some(chunk) = buffer.get_mut(..count) else {
-                break;
-            };
             let at = table.address.wrapping_add(next.wrapping_mul(8));
-            if self.tables.load_many(at, chunk).is_ok() {
-                self.entries(chunk, Table { begins, ..table })?;
+            let piece = Table { begins, ..table };
+            if count == 1 {
+                self.piece(at, &mut [0], piece, leaves)?;
+            } else if table.level == 1
+                && let Some(chunk) = leaves.get_mut(..count)
+            {
+                self.piece(at, chunk, piece, &mut [])?;
+            } else {
+                self.many(at, count, piece)?;
             }
             next = next.wrapping_add(u64::try_from(count).unwrap_or(u64::MAX));
         }
         ControlFlow::Continue(())
     }
 
+    /// Up to [`ENTRIES_AT_ONCE`] entries, with room for all lowest tables below:
+    /// to clear it for each takes as long as to read it.
+    #[inline(never)]
+    fn many(&mut self, at: u64, count: usize, piece: Table) -> ControlFlow<Scanned> {
+        let mut buffer = [0_u64; ENTRIES_AT_ONCE];
+        let chunk = buffer.get_mut(..count).unwrap_or_default();
+        match piece.level {
+            2 => self.piece(at, chunk, piece, &mut [0; ENTRIES_AT_ONCE]),
+            _ => self.piece(at, chunk, piece, &mut []),
+        }
+    }
+
+    fn piece(
+        &mut self,
+        at: u64,
+        chunk: &mut [u64],
+        piece: Table,
+        leaves: &mut [u64],
+    ) -> ControlFlow<Scanned> {
+        match self.tables.load_many(at, chunk) {
+            Ok(()) => self.entries(chunk, piece, leaves),
+            Err(_) => ControlFlow::Continue(()),
+        }
+    }
+
     /// Consecutive entries of a table, the first of which covers what begins at
     /// `table.begins`.
-    fn entries(&mut self, mut entries: &[u64], mut table: Table) -> ControlFlow<Scanned> {
+    fn entries(
+        &mut self,
+        mut entries: &[u64],
+        mut table: Table,
+        leaves: &mut [u64],
+    ) -> ControlFlow<Scanned> {
         let covers = 1_u64.unbounded_shl(self.format.shape(table.level).shift);
         while let Some((&entry, rest)) = entries.split_first() {
             let mut taken = 1_usize;
@@ -160,12 +194,13 @@ impl<F: Format, T: Tables, Tell: FnMut(Mapped) -> ControlFlow<()>> Scan<'_, F, T
                     permissions,
                 } => {
                     if level < table.level && level > 0 {
-                        self.table(Table {
+                        let below = Table {
                             address,
                             level,
                             begins: table.begins,
                             permissions: table.permissions & permissions,
-                        })?;
+                        };
+                        self.table(below, leaves)?;
                     }
                 }
                 Entry::Leaf {
