@@ -4,10 +4,10 @@
 use std::sync::{Arc, Mutex, Weak};
 
 use iogate_dma::{
-    DeviceTlb, DeviceTlbError, Iova, Memory, Message, Pasid, RequesterId, Span, TlbScope,
+    Atc, DeviceTlb, DeviceTlbError, Iova, Memory, Message, Pasid, RequesterId, Span, TlbScope,
 };
 
-use super::guest::{Guest, STATUS, wait};
+use super::guest::{Guest, QIE, SRTP, STATUS, TE, wait};
 use super::registers::Ear;
 use crate::Capabilities;
 use crate::spec::registers::offset;
@@ -143,4 +143,39 @@ fn the_unit_drops_its_own_translations_before_the_device_does() {
     guest.unit.set_device_tlb(DEVICE, weak);
     guest.submit(&[[1 << 4 | 2, 0], PAGE, wait(1)]);
     assert_eq!(*late.0.lock().unwrap(), [1]);
+}
+
+#[test]
+fn a_port_that_keeps_translations_uses_them_until_its_device_tlb_is_invalidated() {
+    let guest = Guest::new(Capabilities::default().device_tlb());
+    let (root, context, tables) = (0x1_0000, 0x1_1000, [0x1_2000, 0x1_3000, 0x1_4000]);
+    guest.put(root, &[context | 1, 0]);
+    // TT 01b; domain 7, three levels.
+    let entry = [tables[0] | 1 << 2 | 1, 7 << 8 | 1];
+    guest.put(context + 16 * 0x28, &entry);
+    guest.put(tables[0], &[tables[1] | 3]);
+    guest.put(tables[1], &[tables[2] | 3]);
+    let leaf = tables[2] + 8 * 5;
+    for (page, content) in [(0x5_0000, 1), (0x6_0000, 2)] {
+        guest.put(page, &[content]);
+    }
+    guest.put(leaf, &[0x5_0000 | 3]);
+    guest.enable_queue(0);
+    guest.write64(offset::RTADDR, root);
+    guest.write32(offset::GCMD, QIE | SRTP);
+    guest.write32(offset::GCMD, QIE | TE);
+    let source = RequesterId(0x28);
+    let atc = Arc::new(Atc::new());
+    let weak: Weak<Atc> = Arc::downgrade(&atc);
+    guest.unit.set_device_tlb(source, weak);
+    atc.set_enabled(true);
+    let mut port = guest.unit.port(source.into()).with_atc(atc);
+    let mut read = || port.read_array::<1>(Iova(0x5000)).unwrap();
+    assert_eq!(read(), [1]);
+    guest.put(leaf, &[0x6_0000 | 3]);
+    guest.submit(&[[7 << 16 | 3 << 4 | 2, 0x5000], wait(1)]);
+    assert_eq!(read(), [1], "the device was not told");
+    guest.submit(&[[3 | 0x28 << 32, 0x5000], wait(2)]);
+    assert_eq!(read(), [2]);
+    assert_eq!(guest.read32(offset::FSTS), 0);
 }
