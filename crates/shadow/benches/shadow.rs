@@ -1,8 +1,6 @@
 //! `cargo bench -p iogate-shadow`: first sync, and invalidations by the queue
 //! of a VT-d unit, of 65,536 pages, against the scan alone that they cannot do
-//! without. QEMU 10's intel-iommu for the same on the same machine: a first
-//! sync to a remote device 65,536 messages and 3.3 s, a global invalidation
-//! that changes nothing 4.2 ms.
+//! without.
 
 #[path = "../tests/support/guest.rs"]
 mod vtd;
