@@ -209,11 +209,8 @@ impl Device for Served {
                 let layout = endpoint.msix().map(|msix| msix.layout());
                 (layout.map_or(0, |layout| layout.vectors.into()), 0)
             }
-            index::ERROR => {
-                let express = endpoint.capability(config::capability::EXPRESS);
-                (u32::from(express.is_some()), irq_flags::NORESIZE)
-            }
-            index::REQUEST => (1, irq_flags::NORESIZE),
+            // Without the first QEMU warns its user.
+            index::ERROR | index::REQUEST => (1, irq_flags::NORESIZE),
             _ => return Err(Errno::INVAL),
         };
         Ok(Irq {
