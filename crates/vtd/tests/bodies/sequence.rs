@@ -1,12 +1,16 @@
 //! Edits, invalidations by queue and by register, and requests in between: every answer must be explained by what the
 //! structures said since it was last invalidated. The body that seeds, property tests and the fuzzer share.
 
+use std::collections::VecDeque;
+
 use crate::guest::{Became, Guest};
 use crate::naive::generate::{self, Malice, World};
 use crate::naive::history::{Event, History};
 use crate::naive::{Answer, Choices, Question, Unit};
 use crate::structures::{QUEUE, SOURCES, capabilities};
 
+/// Ask what was asked last.
+const AGAIN: u64 = 5;
 /// States of memory that are kept apart; then everything is invalidated.
 const MOMENTS: usize = 12;
 
@@ -27,11 +31,18 @@ pub(crate) fn run(bytes: &[u8]) -> u64 {
     let mut moments = 1;
     let mut old = 0;
     let mut asked: Vec<Question> = Vec::new();
-    for _ in 0..96 {
-        match choices.below(8) {
+    let mut next: VecDeque<u64> = VecDeque::new();
+    for _ in 0..128 {
+        let step = next.pop_front().unwrap_or_else(|| choices.below(6));
+        if step == 2 {
+            // An edit, an invalidation, and the question that both are about.
+            next.extend([0, 1, AGAIN]);
+            continue;
+        }
+        match step {
             0 if moments < MOMENTS => {
                 world.memory = guest.memory.with(|plain| plain.clone());
-                if let Some((at, kind)) = world.edit(&mut choices) {
+                if let Some((at, kind)) = world.edit(&mut choices, asked.last()) {
                     let word = world.memory.word(at).unwrap_or(0);
                     guest.memory.with(|plain| plain.set(at, word));
                     history.edited(world.memory.clone(), kind);
@@ -39,8 +50,11 @@ pub(crate) fn run(bytes: &[u8]) -> u64 {
                 }
             }
             0 | 1 => {
-                let near = world.question(&mut choices);
-                let event = Event::choose(&mut choices, scalable, &near);
+                let near = match asked.last() {
+                    Some(last) if choices.below(4) != 0 => *last,
+                    _ => world.question(&mut choices),
+                };
+                let event = Event::choose(&mut choices, &history, &near);
                 guest.invalidate(&[event.descriptor()]);
                 history.invalidated(event);
                 moments += 1;
@@ -52,10 +66,11 @@ pub(crate) fn run(bytes: &[u8]) -> u64 {
             }
             _ => {
                 // Mostly what was asked before: it may be cached.
-                let again = !asked.is_empty() && choices.below(4) != 0;
+                let again = !asked.is_empty() && (step == AGAIN || choices.below(4) != 0);
                 let question = if again {
+                    let last = asked.len() - 1;
                     let index = choices.below(asked.len() as u64) as usize;
-                    asked[index]
+                    asked[if step == AGAIN { last } else { index }]
                 } else {
                     world.question(&mut choices)
                 };

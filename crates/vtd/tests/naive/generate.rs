@@ -3,7 +3,7 @@
 use super::choices::Choices;
 use super::memory::Plain;
 use super::tables::mask;
-use super::translate::{Access, Question};
+use super::translate::{Access, Question, translate};
 use super::unit::Unit;
 
 /// Where memory is, the same everywhere: tables, what devices may write, zeros, and from `HOLE` on nothing.
@@ -312,12 +312,23 @@ impl World {
         }
     }
 
-    /// Changes one entry; returns what it was.
-    pub(crate) fn edit(&mut self, choices: &mut Choices<'_>) -> Option<(u64, Kind)> {
-        if self.entries.is_empty() {
+    /// Changes one entry, mostly one on the way of a question; returns what it was.
+    pub(crate) fn edit(
+        &mut self,
+        choices: &mut Choices<'_>,
+        near: Option<&Question>,
+    ) -> Option<(u64, Kind)> {
+        let mut entries = self.entries.clone();
+        if let Some(near) = near.filter(|_| choices.below(4) != 0) {
+            self.memory.visited.replace(Some(Vec::new()));
+            translate(&self.unit, &self.memory, near);
+            let visited = self.memory.visited.take().unwrap_or_default();
+            entries.retain(|(at, ..)| visited.contains(at));
+        }
+        if entries.is_empty() {
             return None;
         }
-        let (at, kind, made) = choices.one_of(&self.entries);
+        let (at, kind, made) = choices.one_of(&entries);
         let now = self.memory.word(at)?;
         let new = match choices.below(6) {
             0 => 0,

@@ -53,12 +53,16 @@ pub(crate) enum Event {
 
 impl Event {
     /// One that may have to do with the question, or not.
-    pub(crate) fn choose(choices: &mut Choices<'_>, scalable: bool, near: &Question) -> Self {
-        let domain = (1 + choices.below(5)) as u16;
-        let pasid = match near.pasid {
-            Some(pasid) => pasid,
-            None => choices.one_of(&[0, 0, 0, 1, 64]),
+    pub(crate) fn choose(choices: &mut Choices<'_>, history: &History, near: &Question) -> Self {
+        let scalable = history.unit.root >> 10 & 3 == 1;
+        // Of any moment: what is cached is not only of now.
+        let moment = &history.moments[choices.below(history.moments.len() as u64) as usize];
+        let found = super::translate::domain(&history.unit, &moment.memory, near);
+        let domain = match found {
+            Ok(domain) if choices.below(4) != 0 => domain.id,
+            _ => (1 + choices.below(5)) as u16,
         };
+        let pasid = history.tag(&moment.memory, near);
         let order = choices.one_of(&[0, 0, 1, 3, 9, 18]);
         let address = near.address & !((0x1000 << order) - 1);
         match choices.below(if scalable { 12 } else { 7 }) {

@@ -11,6 +11,8 @@ pub(crate) struct Plain {
     pub(crate) words: BTreeMap<u64, u64>,
     /// What was asked for and is not there.
     pub(crate) missed: RefCell<Vec<u64>>,
+    /// If it is wanted: what was read.
+    pub(crate) visited: RefCell<Option<Vec<u64>>>,
 }
 
 impl Plain {
@@ -19,6 +21,7 @@ impl Plain {
             ranges: ranges.to_vec(),
             words: BTreeMap::new(),
             missed: RefCell::default(),
+            visited: RefCell::default(),
         }
     }
 
@@ -33,6 +36,9 @@ impl Plain {
         if !self.is_there(address) {
             self.missed.borrow_mut().push(address);
             return None;
+        }
+        if let Some(visited) = &mut *self.visited.borrow_mut() {
+            visited.push(address);
         }
         Some(self.words.get(&address).copied().unwrap_or(0))
     }

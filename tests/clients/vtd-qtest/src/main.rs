@@ -216,21 +216,23 @@ fn sequence(
     round: u64,
     counts: &mut Counts,
 ) -> std::io::Result<()> {
-    let scalable = world.root >> 10 & 3 == 1;
     let mut history = History::new(world);
     let mut asked: Vec<Question> = Vec::new();
     for step in 0..STEPS {
         match choices.below(8) {
             0 => {
-                let Some((at, kind)) = world.edit(choices) else {
+                let Some((at, kind)) = world.edit(choices, asked.last()) else {
                     continue;
                 };
                 machine.set_word(at, world.memory.word(at).unwrap_or(0))?;
                 history.edited(world.memory.clone(), kind);
             }
             1 => {
-                let near = world.question(choices);
-                let event = Event::choose(choices, scalable, &near);
+                let near = match asked.last() {
+                    Some(last) if choices.below(4) != 0 => *last,
+                    _ => world.question(choices),
+                };
+                let event = Event::choose(choices, &history, &near);
                 machine.invalidate(&[event.descriptor()])?;
                 history.invalidated(event);
             }
