@@ -4,24 +4,70 @@
     reason = "each program that takes this file uses a part of it"
 )]
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use iogate_dma::{
     Access as DmaAccess, FaultReason, Iova, Memory, MemoryError, Outcome, Participant, Pasid,
     Privilege, Request, RequesterId, Source, Span, Translate as _, Width,
 };
-use iogate_vtd::{Capabilities, Vtd};
+use iogate_vtd::{Builder, Capabilities, Vtd};
 
 use crate::naive::memory::Plain;
 use crate::naive::{Access, Question};
 
 /// The model's memory as a unit reads it.
-#[derive(Debug)]
-pub(crate) struct Shared(pub(crate) Mutex<Plain>);
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    plain: Mutex<Plain>,
+    /// How often the unit accessed it.
+    accesses: AtomicU64,
+    /// After so many accesses this word becomes this: a processor that runs at the same time.
+    later: Mutex<Option<(u64, u64, u64)>>,
+}
 
 impl Shared {
     pub(crate) fn with<R>(&self, act: impl FnOnce(&mut Plain) -> R) -> R {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.plain.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What the unit does.
+    fn access<R>(&self, act: impl FnOnce(&mut Plain) -> R) -> R {
+        self.accesses.fetch_add(1, Ordering::Relaxed);
+        let mut later = self.later.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *later {
+            Some((0, at, word)) => {
+                let (at, word) = (*at, *word);
+                *later = None;
+                self.with(|plain| plain.set(at, word));
+            }
+            Some((left, ..)) => *left -= 1,
+            None => {}
+        }
+        drop(later);
+        self.with(act)
+    }
+
+    /// How often the unit accessed it since it was asked last.
+    pub(crate) fn take_accesses(&self) -> u64 {
+        self.accesses.swap(0, Ordering::Relaxed)
+    }
+
+    /// Has the word at `at` become `word` after so many accesses of the unit.
+    pub(crate) fn change_later(&self, accesses: u64, at: u64, word: u64) {
+        *self.later.lock().unwrap_or_else(PoisonError::into_inner) = Some((accesses, at, word));
+    }
+
+    /// Has it become so now, if it did not yet.
+    pub(crate) fn change_now(&self) {
+        let later = self
+            .later
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some((_, at, word)) = later {
+            self.with(|plain| plain.set(at, word));
+        }
     }
 }
 
@@ -31,7 +77,7 @@ fn absent(address: u64) -> MemoryError {
 
 impl Memory for Shared {
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), MemoryError> {
-        self.with(|plain| {
+        self.access(|plain| {
             for (at, byte) in (address..=u64::MAX).zip(into.iter_mut()) {
                 let word = plain.word(at & !7).ok_or(absent(at))?;
                 *byte = word.to_le_bytes()[(at & 7) as usize];
@@ -41,7 +87,7 @@ impl Memory for Shared {
     }
 
     fn write(&self, address: u64, from: &[u8]) -> Result<(), MemoryError> {
-        self.with(|plain| {
+        self.access(|plain| {
             for (at, byte) in (address..=u64::MAX).zip(from) {
                 let mut word = plain.word(at & !7).ok_or(absent(at))?.to_le_bytes();
                 word[(at & 7) as usize] = *byte;
@@ -77,7 +123,7 @@ impl Memory for Shared {
         if width != Width::Qword || !address.is_multiple_of(8) {
             return Err(MemoryError::NotAtomic { address });
         }
-        self.with(|plain| {
+        self.access(|plain| {
             let old = plain.word(address).ok_or(absent(address))?;
             if old == current {
                 plain.set(address, new);
@@ -142,11 +188,28 @@ const QUEUE_BYTES: u64 = 0x1000;
 impl Guest {
     /// A unit just powered on; `queue` is a free page of memory, and so is the next one.
     pub(crate) fn new(capabilities: Capabilities, memory: Plain, queue: u64) -> Self {
-        let memory = Arc::new(Shared(Mutex::new(memory)));
-        let unit = Vtd::builder(Arc::clone(&memory) as _)
-            .capabilities(capabilities)
-            .build()
-            .expect("the capabilities agree");
+        Self::build(capabilities, memory, queue, |builder| builder)
+    }
+
+    /// One whose work the embedder does.
+    pub(crate) fn deferred(capabilities: Capabilities, memory: Plain, queue: u64) -> Self {
+        Self::build(capabilities, memory, queue, |builder| {
+            builder.deferred(|| {})
+        })
+    }
+
+    fn build(
+        capabilities: Capabilities,
+        memory: Plain,
+        queue: u64,
+        with: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
+        let memory = Arc::new(Shared {
+            plain: Mutex::new(memory),
+            ..Shared::default()
+        });
+        let builder = Vtd::builder(Arc::clone(&memory) as _).capabilities(capabilities);
+        let unit = with(builder).build().expect("the capabilities agree");
         Self {
             participant: unit.gate().join(),
             unit,

@@ -1,6 +1,7 @@
 //! What may still be cached: the states of memory one after another, and what was invalidated between them. An answer is
 //! right if states since the last invalidation of each kind explain it. VT-d 4.1 section 6.2.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::choices::Choices;
@@ -154,6 +155,8 @@ pub(crate) struct History {
     moments: Vec<Moment>,
     /// With which moment each begins: what is older is gone.
     events: Vec<(usize, Event)>,
+    /// What older states asked for and is not there.
+    pub(crate) missed: RefCell<Vec<u64>>,
 }
 
 /// The moments that the pieces of a cached answer are from.
@@ -178,6 +181,7 @@ impl History {
             kinds: world.entries.iter().map(kind).collect(),
             moments: vec![moment],
             events: Vec::new(),
+            missed: RefCell::default(),
         }
     }
 
@@ -289,9 +293,21 @@ impl History {
 
     /// The answer by entries of these times, if all of them may still count.
     fn cached(&self, question: &Question, times: Times, refusals: bool) -> Option<Answer> {
-        let now = self.now();
         let memory = self.mixture(times);
-        let found = domain(&self.unit, &memory, question);
+        let answer = self.by(&memory, question, times, refusals);
+        self.missed.borrow_mut().extend(memory.missed.take());
+        answer
+    }
+
+    fn by(
+        &self,
+        memory: &Plain,
+        question: &Question,
+        times: Times,
+        refusals: bool,
+    ) -> Option<Answer> {
+        let now = self.now();
+        let found = domain(&self.unit, memory, question);
         let Ok(domain) = found else {
             // Who was refused before tables is not remembered; but an entry that is remembered may lead to one that refuses.
             let (context, pasid) = (times.context, times.pasid);
@@ -299,10 +315,10 @@ impl History {
                 && (self.lives(context, now, |event| matches!(event, Event::ContextGlobal)))
                 && (self.lives(pasid, now, |event| matches!(event, Event::PasidGlobal)));
             let mixed = context != pasid && lives && self.unit.scalable;
-            let (answer, _) = super::translate(&self.unit, &memory, question);
+            let (answer, _) = super::translate(&self.unit, memory, question);
             return mixed.then_some(answer);
         };
-        let pasid = self.tag(&memory, question);
+        let pasid = self.tag(memory, question);
         let id = domain.id;
         let context = |event: &Event| match *event {
             Event::ContextGlobal => true,
@@ -328,7 +344,7 @@ impl History {
         if !lived {
             return None;
         }
-        let (answer, _) = through(&self.unit, &memory, &domain, question);
+        let (answer, _) = through(&self.unit, memory, &domain, question);
         // A page that reaches into the interrupt range is, and refuses there.
         let remembered = match &answer {
             Answer::Memory { .. } => true,

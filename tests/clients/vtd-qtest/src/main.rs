@@ -272,6 +272,9 @@ fn explained(
     }
     // What the model refuses QEMU may not, and remember.
     let older = history.older(question, true);
+    if !history.missed.take().iter().all(known) {
+        return Ok(());
+    }
     let mut answers = vec![(fresh.clone(), None)];
     answers.extend(
         older

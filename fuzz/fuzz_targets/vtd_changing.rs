@@ -1,0 +1,16 @@
+//! VT-d structures that change while they are read.
+#![no_main]
+
+#[path = "../../crates/vtd/tests/bodies/changing.rs"]
+mod changing;
+#[path = "../../crates/vtd/tests/guest/mod.rs"]
+mod guest;
+#[path = "../../crates/vtd/tests/naive/mod.rs"]
+mod naive;
+#[path = "../../crates/vtd/tests/bodies/structures.rs"]
+#[allow(dead_code, reason = "its units are used here")]
+mod structures;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    changing::run(bytes);
+});

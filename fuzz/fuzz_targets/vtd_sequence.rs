@@ -1,0 +1,16 @@
+//! Edits, invalidations and requests, against every state that a VT-d unit may remember.
+#![no_main]
+
+#[path = "../../crates/vtd/tests/bodies/sequence.rs"]
+mod sequence;
+#[path = "../../crates/vtd/tests/guest/mod.rs"]
+mod guest;
+#[path = "../../crates/vtd/tests/naive/mod.rs"]
+mod naive;
+#[path = "../../crates/vtd/tests/bodies/structures.rs"]
+#[allow(dead_code, reason = "its units are used here")]
+mod structures;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    sequence::run(bytes);
+});
