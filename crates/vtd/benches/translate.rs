@@ -29,7 +29,7 @@ const CONTEXT: u64 = 0x2000;
 const TABLES: u64 = 0x10_0000;
 /// The first input address.
 const BASE: u64 = 0x70_0000_0000;
-/// Functions in the domain. All of them together have many times more
+/// Functions in the domain, a power of two. All of them together have many times more
 /// translations than a unit remembers, so that nearly every request walks.
 const FUNCTIONS: u64 = 128;
 
@@ -132,7 +132,12 @@ fn worker(unit: &Arc<Vtd>, functions: u64, chained: bool) -> f64 {
         translate(unit, &guard, 0, page);
     }
     best(chained, |random| {
-        translate(unit, &guard, random / PAGES % functions, random % PAGES)
+        translate(
+            unit,
+            &guard,
+            (random / PAGES) & (functions - 1),
+            random % PAGES,
+        )
     })
 }
 

@@ -1,7 +1,8 @@
-//! Translations by page: the IOTLB. Sets of four, indexed by domain and page,
-//! so that what a domain's page-selective invalidation names is found whoever
+//! Translations by page: the IOTLB. Sets of two, a cache line of the host,
+//! indexed by domain and page, so that what a domain's page-selective invalidation names is found whoever
 //! brought it in.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use iogate_dma::{Iova, RequesterId, Slot, Span};
@@ -10,10 +11,12 @@ use zerocopy::FromZeros;
 
 use super::Clock;
 use super::domains::{index, zeroed};
-use crate::translate::{DomainKind as Kind, Head, INTERRUPTS, Page};
+use crate::translate::{Head, INTERRUPTS, Page};
 
 /// Sets; a power of two.
-const SETS: usize = 1 << 14;
+const SETS: usize = 1 << 15;
+/// Translations in a set; a power of two.
+const WAYS: usize = 2;
 /// Marks of domains and of PASIDs; several share one. A power of two.
 const MARKS: usize = 1 << 12;
 /// Entries that an invalidation of pages looks at before it takes the domain
@@ -21,6 +24,14 @@ const MARKS: usize = 1 << 12;
 const PROBES: u64 = 512;
 /// Sizes of page: 4 KiB, 2 MiB, 1 GiB, each 9 bits more than the one before.
 const SIZES: u8 = 3;
+
+/// Of so many translations that would take the place of one in use, one does. A
+/// power of two.
+const ONE_OF: u32 = 8;
+
+thread_local! {
+    static TURN: Cell<u32> = const { Cell::new(0) };
+}
 
 /// A domain has translations that an invalidation of second-stage pages cannot
 /// find: their pages are of the first stage.
@@ -31,8 +42,8 @@ const CUT: u8 = 2;
 /// Words: page number; tag; output, permissions and the stamp's upper bits.
 /// The half word is the stamp's lower ones.
 #[derive(Debug, FromZeros)]
-#[repr(C, align(128))]
-struct Set([Slot<3>; 4]);
+#[repr(C, align(64))]
+struct Set([Slot<3>; WAYS]);
 
 /// The translations that a unit remembers.
 #[derive(Debug)]
@@ -74,10 +85,7 @@ struct Owner {
 impl Owner {
     #[inline]
     fn of(head: Head) -> Self {
-        let pasid = match head.kind() {
-            Kind::PassThrough | Kind::Second => None,
-            Kind::First | Kind::Nested => Some(head.pasid()),
-        };
+        let pasid = head.has_first().then(|| head.pasid());
         Self {
             domain: head.id(),
             pasid,
@@ -120,24 +128,12 @@ impl Wanted {
         }
     }
 
-    /// The way that it takes if it can choose: the pages of a contiguous range
-    /// choose different ones.
+    /// The ways of its set. The first is the one that it takes if it can
+    /// choose: the pages of a contiguous range choose different ones.
     #[inline]
-    fn first<'s>(&self, Set([a, b, c, d]): &'s Set) -> &'s Slot<3> {
-        match self.page >> SETS.ilog2() & 3 {
-            0 => a,
-            1 => b,
-            2 => c,
-            _ => d,
-        }
-    }
-
-    /// The ways of its set, that one first.
-    #[inline]
-    fn ways<'s>(&self, set: &'s Set) -> impl Iterator<Item = &'s Slot<3>> {
-        let first = self.first(set);
-        let others = set.0.iter().filter(move |way| !std::ptr::eq(*way, first));
-        std::iter::once(first).chain(others)
+    fn ways<'s>(&self, Set(slots): &'s Set) -> impl Iterator<Item = &'s Slot<3>> {
+        let first = index(self.page >> SETS.ilog2(), WAYS);
+        (0..WAYS).filter_map(move |way| slots.get((first ^ way) & WAYS.wrapping_sub(1)))
     }
 
     /// The page, if this slot has it, and its stamp.
@@ -176,7 +172,7 @@ impl Translations {
     #[inline]
     pub(crate) fn get_near(&self, head: Head, source: RequesterId, address: u64) -> Option<Page> {
         let wanted = Wanted::new(head, source, address, 0);
-        let (stamp, page) = wanted.found(wanted.first(self.set(&wanted)?))?;
+        let (stamp, page) = wanted.found(wanted.ways(self.set(&wanted)?).next()?)?;
         (stamp >= self.mark(wanted.owner)).then_some(page)
     }
 
@@ -242,7 +238,19 @@ impl Translations {
                 _ => free = free.or(Some(way)),
             }
         }
-        let place = mine.or(free).unwrap_or(wanted.first(set));
+        let Some(place) = mine.or(free).or_else(|| wanted.ways(set).next()) else {
+            return;
+        };
+        // Where more is in use than there is room for, writing costs more than
+        // it gives.
+        let mut turn = 0;
+        if mine.or(free).is_none() {
+            turn = TURN.get().wrapping_add(1) & (ONE_OF - 1);
+            TURN.set(turn);
+        }
+        if turn != 0 {
+            return;
+        }
         // A write without the dirty flag must walk again to set it.
         let permissions = if page.settled {
             page.permissions

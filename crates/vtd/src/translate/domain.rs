@@ -32,26 +32,6 @@ pub(crate) enum Kind {
     Nested,
 }
 
-impl Kind {
-    const fn from_bits(bits: u8) -> Self {
-        match bits {
-            0 => Self::PassThrough,
-            1 => Self::First,
-            2 => Self::Second,
-            _ => Self::Nested,
-        }
-    }
-
-    const fn into_bits(self) -> u8 {
-        match self {
-            Self::PassThrough => 0,
-            Self::First => 1,
-            Self::Second => 2,
-            Self::Nested => 3,
-        }
-    }
-}
-
 /// All of a domain but the addresses of its tables.
 #[bitfield(u64)]
 #[derive(PartialEq, Eq)]
@@ -64,8 +44,9 @@ pub(crate) struct Head {
     pub(crate) pasid: u32,
     /// Whether there is such a PASID: in scalable mode.
     pub(crate) scalable: bool,
-    #[bits(2)]
-    pub(crate) kind: Kind,
+    /// Whether requests pass the first stage, and the second.
+    pub(crate) has_first: bool,
+    pub(crate) has_second: bool,
     /// AW.
     #[bits(3)]
     pub(crate) second_width: u8,
@@ -91,6 +72,18 @@ pub(crate) struct Head {
     pub(crate) page_requests: bool,
     #[bits(12)]
     __: u16,
+}
+
+impl Head {
+    /// Which tables requests pass.
+    pub(crate) const fn kind(self) -> Kind {
+        match (self.has_first(), self.has_second()) {
+            (false, false) => Kind::PassThrough,
+            (true, false) => Kind::First,
+            (false, true) => Kind::Second,
+            (true, true) => Kind::Nested,
+        }
+    }
 }
 
 /// What the requests of a source enter.

@@ -3,7 +3,7 @@
 
 use iogate_dma::{Kind as RequestKind, Pasid, Source, Width};
 
-use super::domain::{Domain, Head, Kind};
+use super::domain::{Domain, Head};
 use crate::Vtd;
 use crate::spec::context::{
     CONTEXT_ENTRY, ContextHigh, ContextLow, SCALABLE_CONTEXT_ENTRY, ScalableHigh, ScalableLow,
@@ -95,11 +95,7 @@ impl Vtd {
         Ok(Domain {
             head: Head::new()
                 .with_id(high.domain())
-                .with_kind(if passes {
-                    Kind::PassThrough
-                } else {
-                    Kind::Second
-                })
+                .with_has_second(!passes)
                 .with_second_width(high.width())
                 .with_quiet(low.fault_disable())
                 .with_device_tlb(device_tlb),
@@ -207,18 +203,12 @@ impl Vtd {
             return Err(deny(Reason::SM_PASID_ABSENT));
         }
         let limits = &self.limits;
-        let kind = match low.stages() {
-            Stages::First if limits.first => Kind::First,
-            Stages::Second if limits.second => Kind::Second,
-            Stages::Nested if limits.nested => Kind::Nested,
-            Stages::PassThrough if limits.pass_through => Kind::PassThrough,
+        let (first, second) = match low.stages() {
+            Stages::First if limits.first => (true, false),
+            Stages::Second if limits.second => (false, true),
+            Stages::Nested if limits.nested => (true, true),
+            Stages::PassThrough if limits.pass_through => (false, false),
             _ => return Err(deny(Reason::SM_PASID_INVALID)),
-        };
-        let (first, second) = match kind {
-            Kind::PassThrough => (false, false),
-            Kind::First => (true, false),
-            Kind::Second => (false, true),
-            Kind::Nested => (true, true),
         };
         let second_reserved =
             !limits.fits(low.address()) || low.second_flags() && !limits.second_flags;
@@ -246,7 +236,10 @@ impl Vtd {
             return Err(deny(Reason::SM_PASID_INVALID));
         }
         let mut domain = Domain {
-            head: head.with_id(middle.domain()).with_kind(kind),
+            head: head
+                .with_id(middle.domain())
+                .with_has_first(first)
+                .with_has_second(second),
             second: 0,
             first: 0,
         };
