@@ -247,6 +247,10 @@ impl Vtd {
     /// blocked and recorded. What is written elsewhere than to
     /// fee00000-feefffff is a DMA write of four bytes, and translated as such.
     ///
+    /// Posting wants memory that can [compare and
+    /// exchange](iogate_dma::Memory::compare_exchange); where it cannot, the
+    /// interrupt is blocked as one whose descriptor cannot be accessed.
+    ///
     /// When an invalidation of interrupt entries is done, what was remapped by
     /// the entries of before has been delivered.
     pub fn send_msi(&self, source: RequesterId, message: Message) {
