@@ -172,8 +172,11 @@ impl Vtd {
                 interrupts.clear();
             }
         };
-        for _ in 0..QUANTUM {
-            if outcome.head == run.tail {
+        for done in 0_usize.. {
+            // A device that did not answer takes the next wait descriptor with
+            // it, wherever that is.
+            let enough = done >= QUANTUM && outcome.timed_out.is_none();
+            if enough || outcome.head == run.tail {
                 break;
             }
             let descriptor = match self.fetch_descriptor(run, outcome.head) {

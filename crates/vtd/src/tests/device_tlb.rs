@@ -115,6 +115,21 @@ fn a_device_that_does_not_answer_aborts_what_waits_for_it() {
 }
 
 #[test]
+fn the_wait_is_aborted_however_far_behind_it_stands() {
+    let (guest, device) = guest();
+    guest.write32(offset::GCMD, 0);
+    guest.enable_queue(2);
+    *device.answer.lock().unwrap() = Err(DeviceTlbError::TimedOut);
+    let mut descriptors = vec![[1 << 4 | 2, 0]; 255];
+    descriptors.extend([PAGE, wait(1), wait(2)]);
+    guest.submit(&descriptors);
+    assert_eq!(guest.read64(offset::IQH), 257 * 32);
+    assert_eq!(status_of(&guest), 0);
+    guest.write32(offset::FSTS, 1 << 6);
+    assert_eq!(status_of(&guest), 2);
+}
+
+#[test]
 fn an_unexpected_answer_is_told_and_stops_nothing() {
     let (guest, device) = guest();
     *device.answer.lock().unwrap() = Err(DeviceTlbError::Unexpected);
