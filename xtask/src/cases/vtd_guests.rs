@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Case, Tier};
-use crate::guest::Kit;
+use crate::guest::{Forgetful, Kind, Kit};
 use crate::place::{Person, Place};
 use crate::process::{self, Job, Started};
 use crate::setup::{Bench, Linkage};
@@ -93,6 +93,36 @@ impl Guest {
     }
 }
 
+/// What a server is made to forget, and the guest that sees it: with context entries in legacy mode only, with tables
+/// of the first stage in scalable mode for programs by later kernels only.
+const FORGOTTEN: [(&str, Kind, Mode, Kernel); 5] = [
+    ("context", Kind::Context, Mode::Legacy, Kernel::Stable),
+    (
+        "iotlb-domain",
+        Kind::IotlbDomain,
+        Mode::Legacy,
+        Kernel::Stable,
+    ),
+    (
+        "iotlb-pages",
+        Kind::IotlbPages,
+        Mode::Legacy,
+        Kernel::Stable,
+    ),
+    (
+        "pasid-cache",
+        Kind::PasidCache,
+        Mode::Scalable,
+        Kernel::Stable,
+    ),
+    (
+        "pasid-iotlb",
+        Kind::PasidIotlb,
+        Mode::Scalable,
+        Kernel::Newest,
+    ),
+];
+
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for mode in Mode::ALL {
@@ -121,6 +151,17 @@ pub(super) fn cases() -> Vec<Case> {
             linux_boots(bench, log, guest)
         },
     ));
+    for (word, kind, mode, kernel) in FORGOTTEN {
+        let guest = Guest {
+            words: " nodisk",
+            ..Guest::new(mode, kernel, Person::Root)
+        };
+        cases.push(Case::new(
+            Tier::Guests,
+            format!("vtd/forgets/{word}/root"),
+            move |bench, log| forgetful(bench, log, guest, kind),
+        ));
+    }
     cases
 }
 
@@ -160,11 +201,18 @@ impl Boot {
         })
     }
 
-    /// The kit's QEMU as one program.
-    fn qemu(&self) -> Result<PathBuf, Stop> {
+    /// The kit's QEMU as one program, which finds the unit's socket where it is told.
+    fn qemu(&self, unit: Option<&str>) -> Result<PathBuf, Stop> {
         let path = self.place.scratch().join("qemu-system-x86_64");
         let words = self.kit.qemu().join("' '");
-        fs::write(&path, format!("#!/bin/sh\nexec '{words}' \"$@\"\n")).about(path.display())?;
+        let moved = match unit {
+            Some(name) => format!(
+                "for word do\n  shift\n  set -- \"$@\" \"$(printf %s \"$word\" | sed 's|/{UNIT}\"|/{name}\"|')\"\ndone\n"
+            ),
+            None => String::new(),
+        };
+        fs::write(&path, format!("#!/bin/sh\n{moved}exec '{words}' \"$@\"\n"))
+            .about(path.display())?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).about(path.display())?;
         Ok(path)
     }
@@ -282,20 +330,60 @@ impl Boot {
     }
 }
 
+/// The unit's socket in the directory of the sockets.
+const UNIT: &str = "unit";
+
 const EDU: &str = "[[device]]\nmodel = \"edu\"\ndma-mask = 0xffffffffffff\n";
 
-/// The unit, a disk, a device for a program and another.
-fn machine(mode: Mode) -> String {
+/// The unit, two devices for a program, and a disk unless it is left out: where a translation outlives its mapping a
+/// disk's driver loses its memory.
+fn machine(guest: Guest) -> String {
+    let disk = match guest.words.contains("nodisk") {
+        true => "",
+        false => "[[device]]\nmodel = \"nvme\"\nsize = \"64 MiB\"\n",
+    };
     format!(
-        "version = 1\n[[iommu]]\nname = \"unit\"\nkind = \"vtd\"\n{}\
-         [[device]]\nmodel = \"nvme\"\nsize = \"64 MiB\"\n{EDU}{EDU}",
-        mode.unit()
+        "version = 1\n[[iommu]]\nname = \"unit\"\nkind = \"vtd\"\n{}{disk}{EDU}{EDU}",
+        guest.mode.unit()
     )
 }
 
 fn linux_boots(bench: &Bench, log: &Path, guest: Guest) -> Result<(), Stop> {
     let boot = Boot::prepare(bench, guest)?;
-    let (sockets, qemu) = (boot.sockets()?, boot.qemu()?);
-    let serve = boot.start(&machine(guest.mode), &sockets, &qemu, log)?;
+    let (sockets, qemu) = (boot.sockets()?, boot.qemu(None)?);
+    let serve = boot.start(&machine(guest), &sockets, &qemu, log)?;
     boot.passes(serve, log)
+}
+
+/// A server that forgets one kind of invalidation is found out by the guest's program.
+fn forgetful(bench: &Bench, log: &Path, guest: Guest, kind: Kind) -> Result<(), Stop> {
+    let boot = Boot::prepare(bench, guest)?;
+    let (sockets, qemu) = (boot.sockets()?, boot.qemu(Some("forgetful"))?);
+    let forgetful = Forgetful::start(&sockets.join("forgetful"), &sockets.join(UNIT), kind)?;
+    let mut serve = boot.start(&machine(guest), &sockets, &qemu, log)?;
+    let (passed, said) = boot.verdict(&mut serve, log)?;
+    // The guest turns itself off.
+    serve.finish()?.success("iogate serve")?;
+    if forgetful.forgotten() == 0 {
+        return Err(Stop::failed("the guest asked for nothing of this kind"));
+    }
+    if passed {
+        return Err(Stop::failed("no check of the guest noticed it"));
+    }
+    match said
+        .lines()
+        .find_map(|line| Some(line.strip_prefix("FAILED ")?.split_once("assigned.c:")?.1))
+    {
+        Some(said) => {
+            bench.progress.print(&format!(
+                "  {} forgotten; found out by line {}",
+                forgetful.forgotten(),
+                said.trim_end()
+            ));
+            Ok(())
+        }
+        None => Err(Stop::failed(
+            "the guest failed in another way than by the program's checks",
+        )),
+    }
 }
