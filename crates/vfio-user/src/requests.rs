@@ -423,12 +423,13 @@ impl Client {
         };
         self.call(command, &[request.as_bytes()], &[], |reply| {
             let (answer, data) = head::<MigData>(command, reply.body)?;
-            let fits = usize::try_from(answer.size).is_ok_and(|size| size == data.len());
-            match into.get_mut(..data.len()) {
-                Some(into) if fits => into.copy_from_slice(data),
+            // libvfio-user's replies are as long as what was asked for.
+            let size = usize::try_from(answer.size).map_err(|_| Errno::OVERFLOW)?;
+            match (into.get_mut(..size), data.get(..size)) {
+                (Some(into), Some(data)) => into.copy_from_slice(data),
                 _ => return Err(wrong(command, "it has another size")),
             }
-            Ok(data.len())
+            Ok(size)
         })
     }
 

@@ -294,6 +294,31 @@ fn an_answer_that_does_not_fit_is_an_error() {
     }
 }
 
+/// libvfio-user's `handle_mig_data_read` (lib/migration.c) gives the whole
+/// buffer back whatever it read.
+#[test]
+fn migration_data_may_come_with_more_behind_it_but_not_be_more() {
+    let (client, mut stream) = ready();
+    let thread = std::thread::spawn(move || {
+        let mut into = [0; 8];
+        let first = client.migration_read(&mut into);
+        (first, into, client.migration_read(&mut into))
+    });
+    for size in [3, 9] {
+        let (header, _) = receive(&mut stream);
+        let data = wire::MigData { argsz: 16, size };
+        answer(
+            &mut stream,
+            &header,
+            0,
+            &[data.as_bytes(), &[5; 8]].concat(),
+        );
+    }
+    let (first, into, second) = thread.join().unwrap();
+    assert_eq!((first, into), (Ok(3), [5, 5, 5, 0, 0, 0, 0, 0]));
+    assert!(matches!(second, Err(Error::Answer { .. })));
+}
+
 #[test]
 fn what_the_server_does_not_take_is_not_sent() {
     let (client, mut stream) = ready();
