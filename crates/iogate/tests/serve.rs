@@ -299,6 +299,62 @@ fn dma_goes_where_the_guests_tables_say_and_what_is_refused_interrupts_the_guest
 }
 
 #[test]
+fn a_device_with_ats_asks_its_unit_and_forgets_when_it_is_told_to() {
+    let machine = EDU.replace("'vtd'", "'vtd'\nats = true");
+    let serving = serve(&machine, &[]);
+    let mut guest = guest();
+    let unit = guest.plug(&serving.socket("unit"), unset());
+    let device = guest.plug(&serving.socket("edu"), unset());
+    enable(&device);
+    // The only extended capability: ATS.
+    assert_eq!(read32(&device, CONFIG, 0x100) & 0xffff, 0x0f);
+    let (from, to) = (guest.page(), guest.page());
+    guest.write(from, b"translated");
+    edu(&device, from, 10, false);
+    let table = guest.table(IOVA, to);
+    // Translation Type 1: translation requests are answered.
+    let root = root(&mut guest, 5, table | 1 << 2);
+    translate(&unit, root);
+    device
+        .region_write(CONFIG, 0x106, &0x8000_u16.to_le_bytes())
+        .unwrap();
+    edu(&device, IOVA, 10, true);
+    assert_eq!(&guest.read::<10>(to), b"translated");
+    // An invalidation queue with one device-TLB invalidation of everything of
+    // 00:05.0, an IOTLB invalidation of everything, and a wait. VT-d 4.1
+    // section 6.5.2.
+    let (queue, status) = (guest.page(), guest.page());
+    let mut leaf = table;
+    for level in (1..=3).rev() {
+        leaf = guest.read64(leaf + (IOVA >> (12 + 9 * level) & 511) * 8) & !0xfff;
+    }
+    guest.write64(leaf + (IOVA >> 12 & 511) * 8, 0);
+    let descriptors = [
+        [2 | 1 << 4, 0],
+        [3 | 0x28 << 32, 0x7fff_ffff_ffff_f001],
+        [5 | 1 << 5 | 7 << 32, status],
+    ];
+    for (at, [low, high]) in (queue..).step_by(16).zip(descriptors) {
+        guest.write64(at, low);
+        guest.write64(at + 8, high);
+    }
+    unit.region_write(0, 0x90, &queue.to_le_bytes()).unwrap();
+    let command = (read32(&unit, 0, 0x1c) & 0x96ff_ffff | 1 << 26).to_le_bytes();
+    unit.region_write(0, 0x18, &command).unwrap();
+    unit.region_write(0, 0x88, &0x30_u64.to_le_bytes()).unwrap();
+    wait_for("the wait", || {
+        (guest.read64(status) & 0xff == 7).then_some(())
+    });
+    edu(&device, IOVA, 10, false);
+    wait_for("a word about it", || {
+        serving
+            .said()
+            .contains("read at 0x7654321000")
+            .then_some(())
+    });
+}
+
+#[test]
 fn vectors_and_the_line_reach_the_eventfds_that_are_bound_to_them() {
     let serving = serve(EDU, &[]);
     let device = guest().plug(&serving.socket("edu"), unset());

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use iogate_devices::{MakeMemory, Properties, Slot};
-use iogate_dma::{FaultSink, Gate, Iova, Port, RequesterId, Source, Translate};
+use iogate_dma::{Atc, DeviceTlb, FaultSink, Gate, Iova, Port, RequesterId, Source, Translate};
 use iogate_interrupt::{Delivery, Window};
 use iogate_machine::{DeviceEntry, Machine};
 use iogate_memory::{ClientMemory, GuestMemory};
@@ -265,6 +265,7 @@ fn build_unit(
         gate: Arc::clone(unit.gate()),
         memory: Arc::clone(&parts.memory),
         waker: Arc::clone(&waker),
+        atc: None,
         seat: Arc::default(),
         ram: Mutex::default(),
         irqs: Mutex::default(),
@@ -315,7 +316,18 @@ fn build_device(
     let function = function.map_err(|error| refused(&error))?;
     function.endpoint().integrate(planned.ats);
     let function = session::watched(function);
-    let (mut port, gate) = port(parts, source, unit);
+    let (port, gate) = port(parts, source, unit);
+    let atc = unit.filter(|_| planned.ats).map(|unit| {
+        let atc = Arc::new(Atc::new());
+        let device: Arc<dyn DeviceTlb> = Arc::clone(&atc) as _;
+        let unit = &unit.unit;
+        unit.set_device_tlb(planned.at, Arc::downgrade(&device));
+        atc
+    });
+    let mut port = match &atc {
+        Some(atc) => port.with_atc(Arc::clone(atc)),
+        None => port,
+    };
     let waker = Arc::new(Waker::default());
     let to_worker = Arc::clone(&waker);
     function.attend(Arc::new(move || to_worker.wake()));
@@ -330,6 +342,7 @@ fn build_device(
         gate,
         memory: Arc::clone(&parts.memory),
         waker,
+        atc,
         seat: Arc::default(),
         ram: Mutex::default(),
         irqs: Mutex::default(),

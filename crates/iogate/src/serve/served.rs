@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use iogate_dma::{Gate, Iova, Rights, Source, Span};
+use iogate_dma::{Atc, Gate, Iova, Rights, Source, Span};
 use iogate_memory::GuestMemory;
 use iogate_pci::{After, ConfigEffect, Function, ResetKind, config};
 use iogate_vfio_user::{Device, DeviceInfo, DmaMap, Errno, Irq, Peer, Region, SetIrqs};
@@ -40,6 +40,8 @@ pub(crate) struct Served {
     pub(crate) gate: Arc<Gate>,
     pub(crate) memory: Arc<GuestMemory>,
     pub(crate) waker: Arc<Waker>,
+    /// Its own translations, if it may have some.
+    pub(crate) atc: Option<Arc<Atc>>,
     pub(crate) seat: Arc<Seat>,
     pub(crate) ram: Mutex<ClientRam>,
     pub(crate) irqs: Mutex<Irqs>,
@@ -76,9 +78,18 @@ impl Served {
         }
     }
 
+    /// Has the function ask for translations as its ATS capability says.
+    fn settle_atc(&self) {
+        let enabled = self.function.endpoint().ats_enabled();
+        if let Some(atc) = self.atc.as_ref().filter(|atc| atc.is_enabled() != enabled) {
+            atc.set_enabled(enabled);
+        }
+    }
+
     /// Resets the function; interrupts that are set up stay so.
     fn start_over(&self, kind: ResetKind) {
         self.function.endpoint().reset();
+        self.settle_atc();
         self.function.reset(kind);
         let mut grace = self.gate.grace();
         let end = Instant::now().checked_add(PATIENCE);
@@ -182,6 +193,7 @@ impl Device for Served {
         if region == CONFIG {
             let (effect, after) = self.function.write_config(offset, from);
             self.after(after);
+            self.settle_atc();
             if effect == ConfigEffect::FunctionReset {
                 self.start_over(ResetKind::FunctionLevel);
             }
