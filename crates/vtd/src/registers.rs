@@ -122,6 +122,8 @@ impl Vtd {
     /// A guest reads `into.len()` bytes at `offset` of the register page.
     /// Fills all of `into`: zeros where no register is.
     pub fn read(&self, offset: u64, into: &mut [u8]) {
+        // Past the last address nothing is looked up.
+        into.fill(0);
         let registers = self.lock_registers();
         let mut slot = None;
         for (at, byte) in (offset..=u64::MAX).zip(into.iter_mut()) {

@@ -325,10 +325,15 @@ impl Guest {
         if status & 2 == 0 {
             return None;
         }
-        let records = (self.read(0x8) >> 24 & 0x3ff) * 16;
-        let at = records + 16 * u64::from(status >> 8 & 0xff);
+        let cap = self.read(0x8);
+        let (records, count) = ((cap >> 24 & 0x3ff) * 16, (cap >> 40 & 0xff) + 1);
+        // FRI is where the first was recorded when PPF became set; those behind it follow.
+        let first = u64::from(status >> 8 & 0xff);
+        let at = (0..count)
+            .map(|n| records + 16 * ((first + n) % count))
+            .find(|&at| self.read(at + 8) >> 63 != 0)
+            .expect("a record with F, as FSTS says");
         let (low, high) = (self.read(at), self.read(at + 8));
-        assert_eq!(high >> 63, 1, "F of the record that FSTS names");
         self.write_short(at + 12, 1 << 31);
         Some(Record {
             reason: (high >> 32) as u8,

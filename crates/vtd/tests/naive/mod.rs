@@ -2,6 +2,7 @@
 //! crate. VT-d 4.1 chapters 3, 7 and 9. Slow and obvious; used by property tests, fuzzing and the comparison with QEMU.
 #![allow(
     dead_code,
+    unused_imports,
     reason = "each program that takes this file uses a part of it"
 )]
 
