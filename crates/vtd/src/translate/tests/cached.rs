@@ -262,8 +262,12 @@ fn nothing_stale_is_used_after_an_invalidation_has_ended() {
                 let guard = participant.enter();
                 let request = request(source, 0x1000, 8, Access::Read);
                 if let Ok(Outcome::Memory(run)) = world.unit.translate(&guard, &request) {
-                    // While the guard is held the page must not be taken.
-                    for _ in 0..20 {
+                    // While the guard is held the page must not be taken,
+                    // however long that is.
+                    if uses.load(Ordering::Relaxed) % 8 == 0 {
+                        std::thread::yield_now();
+                    }
+                    for _ in 0..50 {
                         assert_ne!(run.address(), forbidden.load(Ordering::SeqCst));
                     }
                     uses.fetch_add(1, Ordering::Relaxed);
@@ -289,7 +293,10 @@ fn nothing_stale_is_used_after_an_invalidation_has_ended() {
         };
         world.unit.invalidate(&batch);
         forbidden.store(old, Ordering::SeqCst);
-        std::hint::spin_loop();
+        for _ in 0..500 {
+            std::hint::spin_loop();
+        }
+        std::thread::yield_now();
     }
     stop.store(true, Ordering::Relaxed);
     for worker in workers {
