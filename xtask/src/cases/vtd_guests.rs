@@ -151,6 +151,11 @@ pub(super) fn cases() -> Vec<Case> {
             linux_boots(bench, log, guest)
         },
     ));
+    cases.push(Case::new(
+        Tier::Guests,
+        "vtd/remote/ordinary".to_owned(),
+        device_elsewhere,
+    ));
     for (word, kind, mode, kernel) in FORGOTTEN {
         let guest = Guest {
             words: " nodisk",
@@ -330,20 +335,21 @@ impl Boot {
     }
 }
 
-/// The unit's socket in the directory of the sockets.
+/// The unit's socket in the directory of the sockets; and that of another server's only device.
 const UNIT: &str = "unit";
+const ELSEWHERE: &str = "edu";
 
 const EDU: &str = "[[device]]\nmodel = \"edu\"\ndma-mask = 0xffffffffffff\n";
 
 /// The unit, two devices for a program, and a disk unless it is left out: where a translation outlives its mapping a
 /// disk's driver loses its memory.
-fn machine(guest: Guest) -> String {
+fn machine(guest: Guest, second: &str) -> String {
     let disk = match guest.words.contains("nodisk") {
         true => "",
         false => "[[device]]\nmodel = \"nvme\"\nsize = \"64 MiB\"\n",
     };
     format!(
-        "version = 1\n[[iommu]]\nname = \"unit\"\nkind = \"vtd\"\n{}{disk}{EDU}{EDU}",
+        "version = 1\n[[iommu]]\nname = \"unit\"\nkind = \"vtd\"\n{}{disk}{EDU}{second}",
         guest.mode.unit()
     )
 }
@@ -351,8 +357,43 @@ fn machine(guest: Guest) -> String {
 fn linux_boots(bench: &Bench, log: &Path, guest: Guest) -> Result<(), Stop> {
     let boot = Boot::prepare(bench, guest)?;
     let (sockets, qemu) = (boot.sockets()?, boot.qemu(None)?);
-    let serve = boot.start(&machine(guest), &sockets, &qemu, log)?;
+    let serve = boot.start(&machine(guest, EDU), &sockets, &qemu, log)?;
     boot.passes(serve, log)
+}
+
+/// The second device is in another process, which the unit's server tells of mappings: of all memory while the device is
+/// the kernel's, then of what the program maps.
+fn device_elsewhere(bench: &Bench, log: &Path) -> Result<(), Stop> {
+    let guest = Guest {
+        words: " remote iommu=pt",
+        ..Guest::new(Mode::Scalable, Kernel::Stable, Person::Ordinary)
+    };
+    let boot = Boot::prepare(bench, guest)?;
+    let (sockets, qemu) = (boot.sockets()?, boot.qemu(None)?);
+    let file = boot.place.scratch().join("elsewhere.toml");
+    let elsewhere = sockets.join("elsewhere");
+    fs::write(&file, format!("version = 1\n{EDU}iommu = \"none\"\n")).about(file.display())?;
+    let mut command = boot.place.command(&boot.iogate);
+    command.arg("serve").arg("--machine").arg(&file);
+    command.arg("--dir").arg(&elsewhere);
+    let mut far = Job::new(command, log)
+        .user(boot.place.user)
+        .limit(LIMIT)
+        .start()?;
+    if !far.wait_for("ready") {
+        return Err(Stop::failed("the second server did not get ready"));
+    }
+    let remote = format!(
+        "[[device]]\nmodel = \"remote\"\nsocket = \"{}\"\n",
+        elsewhere.join(ELSEWHERE).display()
+    );
+    let near = boot.start(&machine(guest, &remote), &sockets, &qemu, log)?;
+    boot.passes(near, log)?;
+    if !far.is_running() {
+        return Err(Stop::failed("the second server ended with its client"));
+    }
+    process::signal(far.id(), libc::SIGTERM);
+    far.finish().map(drop)
 }
 
 /// A server that forgets one kind of invalidation is found out by the guest's program.
@@ -360,7 +401,7 @@ fn forgetful(bench: &Bench, log: &Path, guest: Guest, kind: Kind) -> Result<(), 
     let boot = Boot::prepare(bench, guest)?;
     let (sockets, qemu) = (boot.sockets()?, boot.qemu(Some("forgetful"))?);
     let forgetful = Forgetful::start(&sockets.join("forgetful"), &sockets.join(UNIT), kind)?;
-    let mut serve = boot.start(&machine(guest), &sockets, &qemu, log)?;
+    let mut serve = boot.start(&machine(guest, EDU), &sockets, &qemu, log)?;
     let (passed, said) = boot.verdict(&mut serve, log)?;
     // The guest turns itself off.
     serve.finish()?.success("iogate serve")?;
