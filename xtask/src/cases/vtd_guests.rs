@@ -95,7 +95,7 @@ impl Guest {
 
 /// What a server is made to forget, and the guest that sees it: with context entries in legacy mode only, with tables
 /// of the first stage in scalable mode for programs by later kernels only.
-const FORGOTTEN: [(&str, Kind, Mode, Kernel); 5] = [
+const FORGOTTEN: [(&str, Kind, Mode, Kernel); 6] = [
     ("context", Kind::Context, Mode::Legacy, Kernel::Stable),
     (
         "iotlb-domain",
@@ -121,6 +121,7 @@ const FORGOTTEN: [(&str, Kind, Mode, Kernel); 5] = [
         Mode::Scalable,
         Kernel::Newest,
     ),
+    ("device-tlb", Kind::DeviceTlb, Mode::Ats, Kernel::Stable),
 ];
 
 pub(super) fn cases() -> Vec<Case> {

@@ -17,6 +17,7 @@ pub(crate) enum Kind {
     Context,
     IotlbDomain,
     IotlbPages,
+    DeviceTlb,
     PasidIotlb,
     PasidCache,
 }
@@ -29,6 +30,7 @@ impl Kind {
             Self::Context => kind == 1,
             Self::IotlbDomain => (kind, granularity) == (2, 2),
             Self::IotlbPages => (kind, granularity) == (2, 3),
+            Self::DeviceTlb => kind == 3 || kind == 8,
             Self::PasidIotlb => kind == 6,
             Self::PasidCache => kind == 7,
         }
