@@ -118,10 +118,11 @@ fn lock(file: impl AsFd, command: i32, kind: i32, byte: i64) -> io::Result<i32> 
     }
 }
 
-/// Whether another open file has locked the byte.
+/// Whether another open file has locked the byte. If the kernel does not say,
+/// it counts as locked: an object that is taken for closed is gone for good.
 fn is_locked_by_another(file: impl AsFd, byte: i64) -> bool {
     let found = lock(file, libc::F_OFD_GETLK, libc::F_WRLCK, byte);
-    found.is_ok_and(|kind| kind != libc::F_UNLCK)
+    !found.is_ok_and(|kind| kind == libc::F_UNLCK)
 }
 
 impl Lock {
