@@ -49,6 +49,22 @@ impl Shape {
     }
 }
 
+/// The bits of the leaves of one level. Bits in neither of the two are ignored
+/// by [`Format::decode`].
+///
+/// If an entry is a leaf then so is every other with the same `flags`. It has
+/// the same permissions and maps as many bytes as an entry of the level covers,
+/// from the address on that the entry's bits in `address` are. If none of `flags`
+/// is set, the entry is absent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaves {
+    /// Bits that say where it leads, each at its place in the address; above
+    /// the page's offset, and without gaps.
+    pub address: u64,
+    /// Bits that say that it is a leaf and what it allows, and reserved ones.
+    pub flags: u64,
+}
+
 /// The addresses that a format translates.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Input {
@@ -113,12 +129,10 @@ pub trait Format: Copy + Send + Sync {
         entry
     }
 
-    /// The bits of a leaf of `level` that say where it leads and what it
-    /// allows, if the next page's leaf is this one plus the page's size; `None`
-    /// in a format where that does not hold. Two entries that differ in other
-    /// bits only mean the same, so that a scan need not decode the second.
+    /// How leaves of `level` are told apart, so that a scan decodes one and
+    /// knows the others; `None` in a format where each is decoded.
     #[inline]
-    fn meaning(&self, level: u8) -> Option<u64> {
+    fn leaves(&self, level: u8) -> Option<Leaves> {
         let _ = level;
         None
     }

@@ -52,7 +52,7 @@ mod walk;
 
 pub use behind::{Behind, BehindError};
 pub use build::{BuildError, Builder};
-pub use format::{Entry, Format, Input, Shape};
+pub use format::{Entry, Format, Input, Leaves, Shape};
 pub use permissions::Permissions;
 pub use scan::{Mapped, Scanned, scan};
 pub use tables::{ENTRIES_AT_ONCE, Tables};

@@ -16,6 +16,9 @@ impl Permissions {
     /// Everything, to everybody.
     pub const ALL: Self = Self(0o77);
 
+    /// Reading and writing, to a user: what a device asks for without a PASID.
+    pub const USER_DATA: Self = Self(0o3);
+
     /// Six bits that [`bits`](Self::bits) gave; others are ignored.
     pub const fn from_bits(bits: u8) -> Self {
         Self(bits & 0o77)

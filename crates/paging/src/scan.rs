@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::{ENTRIES_AT_ONCE, Entry, Format, Permissions, Tables};
+use crate::{ENTRIES_AT_ONCE, Entry, Format, Leaves, Permissions, Tables};
 
 /// A contiguous piece of input addresses that leads to a contiguous piece of
 /// output with equal rights, as long as the scan could make it.
@@ -35,6 +35,9 @@ pub enum Scanned {
 /// and `last`, both included, in the order of the addresses, clipped to the
 /// range. An entry that is reserved or cannot be read maps nothing.
 ///
+/// What is told allows no more than `permissions`, and runs are told apart by
+/// these only: [`Permissions::ALL`], or those that the caller asks for.
+///
 /// Reads no more than `budget` pieces of tables, of [`ENTRIES_AT_ONCE`] entries
 /// or fewer (but as many as there are levels, so that it comes further); skips
 /// what is empty without reading below it.
@@ -44,6 +47,7 @@ pub fn scan<F: Format, T: Tables>(
     root: u64,
     tables: &T,
     (first, last): (u64, u64),
+    permissions: Permissions,
     budget: usize,
     tell: impl FnMut(Mapped) -> ControlFlow<()>,
 ) -> Scanned {
@@ -66,7 +70,7 @@ pub fn scan<F: Format, T: Tables>(
             address: root,
             level: format.top(),
             begins: 0,
-            permissions: Permissions::ALL,
+            permissions,
         };
         // The bits above those of the top table's index.
         let top = format.shape(table.level);
@@ -183,10 +187,12 @@ impl<F: Format, T: Tables, Tell: FnMut(Mapped) -> ControlFlow<()>> Scan<'_, F, T
         mut table: Table,
         leaves: &mut [u64],
     ) -> ControlFlow<Scanned> {
-        let covers = 1_u64.unbounded_shl(self.format.shape(table.level).shift);
+        let format = *self.format;
+        let covers = 1_u64.unbounded_shl(format.shape(table.level).shift);
+        let known = format.leaves(table.level);
         while let Some((&entry, rest)) = entries.split_first() {
             let mut taken = 1_usize;
-            match self.format.decode(entry, table.level) {
+            match format.decode(entry, table.level) {
                 Entry::Absent | Entry::Reserved => {}
                 Entry::Table {
                     address,
@@ -208,15 +214,16 @@ impl<F: Format, T: Tables, Tell: FnMut(Mapped) -> ControlFlow<()>> Scan<'_, F, T
                     shift,
                     permissions,
                 } => {
-                    taken = taken.saturating_add(self.alike(entry, rest, table.level, covers));
                     let mask = 1_u64.unbounded_shl(shift).wrapping_sub(1);
-                    let bytes = u64::try_from(taken).unwrap_or(1).wrapping_mul(covers);
                     self.add(Mapped {
                         first: table.begins,
-                        last: table.begins.wrapping_add(bytes.wrapping_sub(1)),
+                        last: table.begins.wrapping_add(covers.wrapping_sub(1)),
                         output: address & !mask | table.begins & mask,
                         permissions: table.permissions & permissions,
                     })?;
+                    let next = table.begins.wrapping_add(covers);
+                    let alike = self.alike(entry, rest, (next, covers), known)?;
+                    taken = taken.saturating_add(alike);
                 }
             }
             entries = entries.get(taken..).unwrap_or_default();
@@ -226,48 +233,57 @@ impl<F: Format, T: Tables, Tell: FnMut(Mapped) -> ControlFlow<()>> Scan<'_, F, T
         ControlFlow::Continue(())
     }
 
-    /// How many of `rest` continue the leaf `entry`, page after page, without
-    /// being decoded one by one.
+    /// Adds those of `rest` that are leaves of `level` like `entry`, which is
+    /// pending, or absent, without decoding them; returns how many. The first
+    /// covers what begins at `next`.
     #[inline]
-    fn alike(&self, entry: u64, rest: &[u64], level: u8, covers: u64) -> usize {
-        let Some(meaning) = self.format.meaning(level) else {
-            return 0;
+    fn alike(
+        &mut self,
+        entry: u64,
+        mut rest: &[u64],
+        (mut next, covers): (u64, u64),
+        leaves: Option<Leaves>,
+    ) -> ControlFlow<Scanned, usize> {
+        let (Some(leaves), Some(mut run)) = (leaves, self.pending) else {
+            return ControlFlow::Continue(0);
         };
-        let start = entry & meaning;
-        let mut expected = start;
-        let next = rest.first().map(|next| next & meaning);
-        if next != Some(start.wrapping_add(covers)) {
-            return 0;
-        }
-        let mut same = 0_usize;
-        // By eight, in a form that becomes vector instructions.
-        for eight in rest.chunks_exact(8) {
-            let mut different = 0;
-            for entry in eight {
-                expected = expected.wrapping_add(covers);
-                different |= entry & meaning ^ expected;
+        let all = rest.len();
+        let flags = entry & leaves.flags;
+        let mut follows = run.output.wrapping_add(next.wrapping_sub(run.first));
+        while let Some((&entry, after)) = rest.split_first() {
+            let found = entry & leaves.flags;
+            if found != flags {
+                if found != 0 {
+                    break;
+                }
+                rest = after;
+                // Absent, so that what comes next follows nothing.
+                follows = u64::MAX;
+                next = next.wrapping_add(covers);
+                continue;
             }
-            if different != 0 {
-                break;
+            rest = after;
+            let output = entry & leaves.address;
+            let mut bytes = covers;
+            if output == follows {
+                let more = row(leaves, entry, after, covers);
+                rest = after.get(more..).unwrap_or_default();
+                let more = u64::try_from(more).unwrap_or(0);
+                bytes = covers.wrapping_add(more.wrapping_mul(covers));
+            } else {
+                if (self.tell)(run).is_break() {
+                    return ControlFlow::Break(Scanned::Stopped);
+                }
+                run.first = next;
+                run.output = output;
             }
-            same = same.wrapping_add(8);
+            follows = output.wrapping_add(bytes);
+            next = next.wrapping_add(bytes);
+            run.last = next.wrapping_sub(1);
         }
-        let done = u64::try_from(same).unwrap_or(0);
-        expected = start.wrapping_add(done.wrapping_mul(covers));
-        for entry in rest.get(same..).unwrap_or_default() {
-            expected = expected.wrapping_add(covers);
-            if entry & meaning != expected {
-                break;
-            }
-            same = same.wrapping_add(1);
-        }
-        // An address may grow into bits that are reserved: then the last one
-        // is no leaf, and each is looked at by itself.
-        let last = same.checked_sub(1).and_then(|last| rest.get(last));
-        match last.map(|&last| self.format.decode(last, level)) {
-            Some(Entry::Leaf { .. }) => same,
-            _ => 0,
-        }
+        run.last = run.last.min(self.last);
+        self.pending = Some(run);
+        ControlFlow::Continue(all.wrapping_sub(rest.len()))
     }
 
     /// Adds a piece behind what is pending, or tells of that and begins anew.
@@ -299,4 +315,27 @@ impl<F: Format, T: Tables, Tell: FnMut(Mapped) -> ControlFlow<()>> Scan<'_, F, T
             None => ControlFlow::Continue(()),
         }
     }
+}
+
+/// How many of `after` continue the leaf `entry` page after page: by eight, in
+/// a form that becomes vector instructions.
+#[inline]
+fn row(leaves: Leaves, entry: u64, after: &[u64], covers: u64) -> usize {
+    let meaning = leaves.address | leaves.flags;
+    let flags = entry & leaves.flags;
+    let mut expected = entry & meaning;
+    let mut count = 0_usize;
+    for eight in after.chunks_exact(8) {
+        let mut different = 0;
+        for entry in eight {
+            expected = expected.wrapping_add(covers);
+            different |= entry & meaning ^ expected;
+        }
+        // An address may grow into bits that are reserved.
+        if different != 0 || expected & leaves.flags != flags {
+            break;
+        }
+        count = count.wrapping_add(8);
+    }
+    count
 }

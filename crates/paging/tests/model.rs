@@ -5,8 +5,8 @@ mod support;
 use std::ops::ControlFlow;
 
 use iogate_dma::{Access, Memory, Privilege};
-use iogate_paging::vtd::{FirstStage, Levels, SecondStage};
-use iogate_paging::{Format, Mapped, Reason, Scanned, scan, walk};
+use iogate_paging::vtd::{FirstStage, Levels, SecondStage, SupervisorWrites};
+use iogate_paging::{Entry, Format, Mapped, Permissions, Reason, Scanned, scan, walk};
 use proptest::prelude::*;
 use support::{Flat, Naive, first_stage, second_stage};
 
@@ -95,6 +95,102 @@ const fn levels(count: u8) -> Levels {
     }
 }
 
+/// A lowest table whose entries lead on or elsewhere, or are absent, and whose
+/// flags, ignored bits and reserved bits go on for a while and then change.
+fn lowest_table() -> impl Strategy<Value = Vec<u64>> {
+    let flags = prop_oneof![
+        4 => Just(3_u64),
+        1 => 0..4_u64,
+        1 => 4..8_u64,
+        1 => any::<u64>().prop_map(|bits| bits & !(bits_of(12, 51))),
+        1 => (0..64_u32).prop_map(|bit| 7 | 1 << bit),
+    ];
+    // The last address below HAW comes up, after which there are reserved bits.
+    let start = prop_oneof![4 => 0..16_u64, 1 => (1_u64 << (HAW - 12)) - 40..1 << (HAW - 12)];
+    let step = prop_oneof![3 => Just(1_u64), 2 => Just(2_u64), 1 => Just(0_u64)];
+    let ignored = prop_oneof![Just(0_u64), Just(1 << 9), Just(1 << 10), Just(1 << 52)];
+    let piece = (1..40_usize, start, step, flags, ignored);
+    prop::collection::vec(piece, 1..40).prop_map(|pieces| {
+        let mut table = Vec::new();
+        for (length, start, step, flags, ignored) in pieces {
+            for index in 0..length as u64 {
+                let other = if index % 3 == 1 { ignored } else { 0 };
+                table.push((start + index * step) << 12 | flags ^ other);
+            }
+        }
+        table.resize(512, 0);
+        table
+    })
+}
+
+/// Bits `first` to `last`.
+const fn bits_of(first: u32, last: u32) -> u64 {
+    (u64::MAX >> (63 - last)) & (u64::MAX << first)
+}
+
+/// Checks that a scan tells of each page what its own entry says, in runs that
+/// cannot be joined.
+fn told_as_walked<F: Format>(format: &F, table: &[u64], base: u64, asked: Permissions) {
+    let memory = Flat::pages(16);
+    for level in 0..u64::from(format.top()) - 1 {
+        memory.set(level << 12, (level + 1) << 12 | 7);
+    }
+    for (index, &entry) in table.iter().enumerate() {
+        memory.set(base | (index as u64) << 3, entry);
+    }
+    let direct: &dyn Memory = &memory;
+    let mut found = Vec::new();
+    for (first, last) in [(0, (512 << 12) - 1), (0x1800, (300 << 12) + 0x7ff)] {
+        found.clear();
+        scan(
+            format,
+            0,
+            &direct,
+            (first, last),
+            asked,
+            usize::MAX,
+            |run: Mapped| {
+                found.push(run);
+                ControlFlow::Continue(())
+            },
+        );
+        let mut expected: Vec<Mapped> = Vec::new();
+        for (index, &entry) in table.iter().enumerate() {
+            let at = (index as u64) << 12;
+            let Entry::Leaf {
+                address,
+                permissions,
+                ..
+            } = format.decode(entry, 1)
+            else {
+                continue;
+            };
+            let (low, high) = (at.max(first), (at | 0xfff).min(last));
+            if low > high {
+                continue;
+            }
+            let output = address + (low - at);
+            let permissions = permissions & asked;
+            match expected.last_mut() {
+                Some(run)
+                    if run.last + 1 == low
+                        && run.output + (low - run.first) == output
+                        && run.permissions == permissions =>
+                {
+                    run.last = high;
+                }
+                _ => expected.push(Mapped {
+                    first: low,
+                    last: high,
+                    output,
+                    permissions,
+                }),
+            }
+        }
+        assert_eq!(found, expected);
+    }
+}
+
 fn second(count: u8) -> SecondStage {
     let mut format = SecondStage::new(levels(count));
     format.output_bits = HAW;
@@ -139,6 +235,48 @@ proptest! {
     }
 
     #[test]
+    fn a_scan_tells_the_leaves_of_a_second_stage_as_each_is_decoded(
+        table in lowest_table(), snoop_control in any::<bool>(), execute in any::<bool>(),
+        all in any::<bool>(),
+    ) {
+        let mut format = second(4);
+        format.snoop_control = snoop_control;
+        format.execute = execute;
+        let asked = if all { Permissions::ALL } else { Permissions::USER_DATA };
+        told_as_walked(&format, &table, 3 << 12, asked);
+    }
+
+    #[test]
+    fn a_scan_tells_the_leaves_of_a_first_stage_as_each_is_decoded(
+        table in lowest_table(), no_execute in any::<bool>(), refused in any::<bool>(),
+        all in any::<bool>(),
+    ) {
+        let mut format = first(4);
+        format.no_execute = no_execute;
+        if !refused {
+            format.supervisor_writes = SupervisorWrites::Allowed;
+        }
+        let asked = if all { Permissions::ALL } else { Permissions::USER_DATA };
+        told_as_walked(&format, &table, 3 << 12, asked);
+    }
+
+    #[test]
+    fn what_a_format_says_of_its_leaves_is_what_it_decodes(
+        one in entry(), other in any::<u64>(), level in 1..=3_u8, options in any::<[bool; 3]>(),
+        width in 30..=52_u32,
+    ) {
+        let mut format = second(4);
+        format.output_bits = width;
+        format.snoop_control = options[0];
+        format.execute = options[1];
+        leaves_are_alike(&format, one, other, level);
+        let mut format = first(4);
+        format.output_bits = width;
+        format.no_execute = options[2];
+        leaves_are_alike(&format, one, other, level);
+    }
+
+    #[test]
     fn a_scan_finds_what_walks_find(
         entries in tables(), from in address(), pages in 1..3_000_u64, count in 3..=5_u8,
         budget in prop_oneof![Just(usize::MAX), 1..4_usize],
@@ -176,16 +314,46 @@ proptest! {
     }
 }
 
+/// Checks the contract of [`Format::leaves`] on an entry with the flags of
+/// `one` and all other bits of `other`.
+fn leaves_are_alike<F: Format>(format: &F, one: u64, other: u64, level: u8) {
+    let leaves = format.leaves(level).unwrap();
+    assert_eq!(leaves.address & leaves.flags, 0);
+    assert_eq!(format.decode(other & !leaves.flags, level), Entry::Absent);
+    let like = other & !leaves.flags | one & leaves.flags;
+    if let Entry::Leaf {
+        permissions, shift, ..
+    } = format.decode(one, level)
+    {
+        assert_eq!(shift, format.shape(level).shift);
+        let address = like & leaves.address;
+        let expected = Entry::Leaf {
+            address,
+            shift,
+            permissions,
+        };
+        assert_eq!(format.decode(like, level), expected);
+    }
+}
+
 /// All runs of a range, by as many scans as the budget needs.
 fn scanned(format: &SecondStage, memory: &Flat, span: (u64, u64), budget: usize) -> Vec<Mapped> {
     let memory: &dyn Memory = memory;
     let mut found = Vec::new();
     let mut from = span.0;
     loop {
-        let end = scan(format, 0, &memory, (from, span.1), budget, |run| {
-            found.push(run);
-            ControlFlow::Continue(())
-        });
+        let end = scan(
+            format,
+            0,
+            &memory,
+            (from, span.1),
+            Permissions::ALL,
+            budget,
+            |run| {
+                found.push(run);
+                ControlFlow::Continue(())
+            },
+        );
         match end {
             Scanned::Whole => return found,
             Scanned::Until(at) => {

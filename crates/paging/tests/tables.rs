@@ -27,10 +27,18 @@ fn pages(from: u64, to: u64) -> impl FnMut() -> Option<u64> {
 fn runs<F: Format>(format: &F, root: u64, memory: &Flat, span: (u64, u64)) -> Vec<Mapped> {
     let memory: &dyn Memory = memory;
     let mut runs = Vec::new();
-    let end = scan(format, root, &memory, span, usize::MAX, |run| {
-        runs.push(run);
-        ControlFlow::Continue(())
-    });
+    let end = scan(
+        format,
+        root,
+        &memory,
+        span,
+        Permissions::ALL,
+        usize::MAX,
+        |run| {
+            runs.push(run);
+            ControlFlow::Continue(())
+        },
+    );
     assert_eq!(end, Scanned::Whole);
     runs
 }
@@ -188,10 +196,18 @@ fn nested_tables_are_read_through_the_second_stage() {
     let found = walk(&first, 0, &behind, at, Access::Read, Privilege::User).unwrap();
     assert_eq!(found.output, 0xa008);
     let mut seen = Vec::new();
-    scan(&first, 0, &behind, (0, u64::MAX), usize::MAX, |run| {
-        seen.push((run.first, run.last, run.output));
-        ControlFlow::Continue(())
-    });
+    scan(
+        &first,
+        0,
+        &behind,
+        (0, u64::MAX),
+        Permissions::ALL,
+        usize::MAX,
+        |run| {
+            seen.push((run.first, run.last, run.output));
+            ControlFlow::Continue(())
+        },
+    );
     assert_eq!(
         seen,
         [(0xffff_8000_0000_0000, 0xffff_8000_0000_1fff, 0x9000)]
@@ -225,9 +241,15 @@ fn a_table_that_points_to_itself_ends_a_walk_and_a_scan() {
     )
     .unwrap();
     assert_eq!((found.output, found.level), (0x678, 1));
-    let end = scan(&format, 0, &direct, (0, u64::MAX), 1_000, |_| {
-        ControlFlow::Continue(())
-    });
+    let end = scan(
+        &format,
+        0,
+        &direct,
+        (0, u64::MAX),
+        Permissions::ALL,
+        1_000,
+        |_| ControlFlow::Continue(()),
+    );
     assert!(matches!(end, Scanned::Until(at) if at > 0));
 }
 
@@ -257,13 +279,21 @@ fn who_is_told_can_stop_a_scan() {
     }
     let direct: &dyn Memory = &memory;
     let mut told = 0;
-    let end = scan(&format, 0, &direct, (0, u64::MAX), usize::MAX, |_| {
-        told += 1;
-        if told == 2 {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    });
+    let end = scan(
+        &format,
+        0,
+        &direct,
+        (0, u64::MAX),
+        Permissions::ALL,
+        usize::MAX,
+        |_| {
+            told += 1;
+            if told == 2 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        },
+    );
     assert_eq!((end, told), (Scanned::Stopped, 2));
 }

@@ -10,7 +10,7 @@ use iogate_dma::{
     Observer, Privilege, Request, Scan, Source, Span,
 };
 use iogate_paging::vtd::{FirstStage, SecondStage};
-use iogate_paging::{Behind, Format, Mapped, Scanned, Tables, scan};
+use iogate_paging::{Behind, Format, Mapped, Permissions, Scanned, Tables, scan};
 
 use crate::Vtd;
 use crate::fault::Refused;
@@ -94,10 +94,6 @@ impl Vtd {
         budget: usize,
         tell: Tell<'_>,
     ) -> Scan {
-        let mut merged = Merged {
-            pending: None,
-            tell,
-        };
         let ram = &*self.ram;
         let scanned = match domain.space(&self.limits) {
             Space::PassThrough => {
@@ -106,29 +102,46 @@ impl Vtd {
                     first: 0,
                     last: 1_u64.unbounded_shl(bits).wrapping_sub(1),
                     output: 0,
-                    permissions: iogate_paging::Permissions::ALL,
+                    permissions: Permissions::USER_DATA,
                 };
-                match clip(all, span).map(|mapped| merged.add(mapped)) {
+                match clip(all, span).and_then(mapping).map(tell) {
                     Some(ControlFlow::Break(())) => Scanned::Stopped,
                     _ => Scanned::Whole,
                 }
             }
-            Space::Second(format, root) => single(&format, root, ram, span, budget, &mut merged),
-            Space::First(format, root) => single(&format, root, ram, span, budget, &mut merged),
+            Space::Second(format, root) => single(&format, root, ram, span, budget, tell),
+            Space::First(format, root) => single(&format, root, ram, span, budget, tell),
             Space::Nested { first, second } => {
-                nested(first, second, ram, span, budget, &mut merged)
+                let pending = None;
+                let mut merged = Merged { pending, tell };
+                let scanned = nested(first, second, ram, span, budget, &mut merged);
+                if scanned != Scanned::Stopped && merged.flush().is_break() {
+                    return Scan::Stopped;
+                }
+                scanned
             }
         };
         match scanned {
             Scanned::Stopped => Scan::Stopped,
-            _ if merged.flush().is_break() => Scan::Stopped,
             Scanned::Until(at) => Scan::Until(Iova(at)),
             Scanned::Whole => Scan::Whole,
         }
     }
 }
 
-/// Joins neighbours that tables told apart by more than a mapping knows.
+/// What is mapped for data; `None` if that may be neither read nor written.
+#[inline]
+fn mapping(mapped: Mapped) -> Option<Mapping> {
+    let rights = mapped.permissions.rights(Privilege::User);
+    let span = Span::new(Iova(mapped.first), Iova(mapped.last))?;
+    (rights.bits() != 0).then_some(Mapping {
+        span,
+        output: mapped.output,
+        rights,
+    })
+}
+
+/// Joins neighbours of the output that two runs of the first stage lead to.
 struct Merged<'t> {
     pending: Option<Mapping>,
     tell: Tell<'t>,
@@ -136,22 +149,15 @@ struct Merged<'t> {
 
 impl Merged<'_> {
     fn add(&mut self, mapped: Mapped) -> ControlFlow<()> {
-        let rights = mapped.permissions.rights(Privilege::User);
-        let span = Span::new(Iova(mapped.first), Iova(mapped.last));
-        let Some(span) = span.filter(|_| rights.bits() != 0) else {
+        let Some(next) = mapping(mapped) else {
             return ControlFlow::Continue(());
-        };
-        let next = Mapping {
-            span,
-            output: mapped.output,
-            rights,
         };
         if let Some(pending) = &mut self.pending {
             let length = pending.span.last_offset().wrapping_add(1);
-            if pending.span.last().checked_add(1) == Some(span.first())
+            if pending.span.last().checked_add(1) == Some(next.span.first())
                 && pending.output.wrapping_add(length) == next.output
-                && pending.rights == rights
-                && let Some(joined) = Span::new(pending.span.first(), span.last())
+                && pending.rights == next.rights
+                && let Some(joined) = Span::new(pending.span.first(), next.span.last())
             {
                 pending.span = joined;
                 return ControlFlow::Continue(());
@@ -182,18 +188,29 @@ fn clip(mapped: Mapped, span: Span<Iova>) -> Option<Mapped> {
     })
 }
 
+/// Runs that differ in what a mapping says are all that `scan` makes of it.
 fn single<F: Format>(
     format: &F,
     root: u64,
     ram: &dyn Memory,
     span: Span<Iova>,
     budget: usize,
-    merged: &mut Merged<'_>,
+    tell: Tell<'_>,
 ) -> Scanned {
     let range = (span.first().0, span.last().0);
-    scan(format, root, &ram, range, budget, |mapped| {
-        merged.add(mapped)
-    })
+    let asked = Permissions::USER_DATA;
+    scan(
+        format,
+        root,
+        &ram,
+        range,
+        asked,
+        budget,
+        |mapped| match mapping(mapped) {
+            Some(mapping) => tell(mapping),
+            None => ControlFlow::Continue(()),
+        },
+    )
 }
 
 /// Counts the pieces of tables that are read through it.
@@ -238,7 +255,8 @@ fn nested(
     };
     let mut until = None;
     let range = (span.first().0, span.last().0);
-    let scanned = scan(&first, first_root, &behind, range, budget, |outer| {
+    let asked = Permissions::USER_DATA;
+    let scanned = scan(&first, first_root, &behind, range, asked, budget, |outer| {
         let offset = outer.last.wrapping_sub(outer.first);
         let output = (outer.output, outer.output.saturating_add(offset));
         let inner = scan(
@@ -246,6 +264,7 @@ fn nested(
             second_root,
             &counted,
             output,
+            outer.permissions,
             left.get(),
             |inner| {
                 let skipped = inner.first.wrapping_sub(outer.output);
@@ -255,7 +274,7 @@ fn nested(
                     first,
                     last: first.wrapping_add(length),
                     output: inner.output,
-                    permissions: outer.permissions & inner.permissions,
+                    permissions: inner.permissions,
                 })
             },
         );

@@ -3,8 +3,8 @@
 
 use iogate_dma::{Access, Privilege};
 
-use super::{BIT_0, BIT_1, LargePages, Levels, PAGE_SIZE, bits, shape, shift};
-use crate::{Entry, Format, Input, Permissions, Shape};
+use super::{BIT_0, BIT_1, LargePages, Levels, PAGE_SIZE, bits, page, shape, shift};
+use crate::{Entry, Format, Input, Leaves, Permissions, Shape};
 
 const USER: u64 = 1 << 2;
 const ACCESSED: u64 = 1 << 5;
@@ -121,10 +121,15 @@ impl Format for FirstStage {
     }
 
     #[inline]
-    fn meaning(&self, level: u8) -> Option<u64> {
+    fn leaves(&self, level: u8) -> Option<Leaves> {
         let size = if level == 1 { 0 } else { PAGE_SIZE };
-        let address = bits(shift(level), 51) | bits(13, shift(level).wrapping_sub(1));
-        Some(address | BIT_0 | BIT_1 | USER | size | EXECUTE_DISABLE)
+        let address = page(level, self.output_bits);
+        // All above bit 12, which is the PAT bit of a large page.
+        let wide = bits(13, 51) & !address;
+        Some(Leaves {
+            address,
+            flags: wide | BIT_0 | BIT_1 | USER | size | EXECUTE_DISABLE,
+        })
     }
 
     fn leaf(&self, address: u64, level: u8, permissions: Permissions) -> Option<u64> {

@@ -94,3 +94,9 @@ const fn bits(first: u32, last: u32) -> u64 {
     let below = 1_u64.unbounded_shl(last.saturating_add(1)).wrapping_sub(1);
     below & u64::MAX.unbounded_shl(first)
 }
+
+/// The bits of a leaf's address, of `level`, that are not reserved.
+#[inline]
+const fn page(level: u8, output_bits: u32) -> u64 {
+    bits(shift(level), 51) & !bits(output_bits, 51)
+}

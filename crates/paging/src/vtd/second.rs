@@ -3,8 +3,8 @@
 
 use iogate_dma::{Access, Privilege};
 
-use super::{BIT_0, BIT_1, LargePages, Levels, PAGE_SIZE, bits, shape, shift};
-use crate::{Entry, Format, Input, Permissions, Shape};
+use super::{BIT_0, BIT_1, LargePages, Levels, PAGE_SIZE, bits, page, shape, shift};
+use crate::{Entry, Format, Input, Leaves, Permissions, Shape};
 
 const EXECUTE: u64 = 1 << 2;
 const ACCESSED: u64 = 1 << 8;
@@ -119,10 +119,15 @@ impl Format for SecondStage {
     }
 
     #[inline]
-    fn meaning(&self, level: u8) -> Option<u64> {
+    fn leaves(&self, level: u8) -> Option<Leaves> {
         let size = if level == 1 { 0 } else { PAGE_SIZE };
         let snoop = if self.snoop_control { 0 } else { SNOOP };
-        Some(bits(12, 51) | self.present() | size | snoop | RESERVED)
+        let address = page(level, self.output_bits);
+        let wide = bits(12, 51) & !address;
+        Some(Leaves {
+            address,
+            flags: wide | self.present() | size | snoop | RESERVED,
+        })
     }
 
     fn leaf(&self, address: u64, level: u8, permissions: Permissions) -> Option<u64> {

@@ -13,7 +13,7 @@ use iogate_dma::{
     Width,
 };
 use iogate_paging::vtd::{Levels, SecondStage};
-use iogate_paging::{Scanned, scan};
+use iogate_paging::{Permissions, Scanned, scan};
 
 pub(crate) fn span(first: u64, last: u64) -> Span<Iova> {
     Span::new(Iova(first), Iova(last)).unwrap()
@@ -189,13 +189,21 @@ impl GuestDomains for Unit {
         let format = SecondStage::new(Levels::Three);
         let memory: &dyn Memory = &self.memory;
         let range = (span.first().0, span.last().0);
-        let scanned = scan(&format, root, &memory, range, budget, |run| {
-            tell(Mapping {
-                span: Span::new(Iova(run.first), Iova(run.last)).unwrap(),
-                output: run.output,
-                rights: run.permissions.rights(Privilege::User),
-            })
-        });
+        let scanned = scan(
+            &format,
+            root,
+            &memory,
+            range,
+            Permissions::ALL,
+            budget,
+            |run| {
+                tell(Mapping {
+                    span: Span::new(Iova(run.first), Iova(run.last)).unwrap(),
+                    output: run.output,
+                    rights: run.permissions.rights(Privilege::User),
+                })
+            },
+        );
         match scanned {
             Scanned::Whole => Scan::Whole,
             Scanned::Until(at) => Scan::Until(Iova(at)),
