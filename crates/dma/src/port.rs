@@ -39,6 +39,10 @@ pub struct Port {
     atc: Option<Arc<Atc>>,
 }
 
+/// Pieces that are done under one guard, at most. Entering costs as much as
+/// some translations do; who waits for a grace waits for no more than these.
+const PIECES: u32 = 16;
+
 /// What an access came to that was made.
 enum Made {
     Access,
@@ -237,8 +241,7 @@ impl Port {
         self.faults.answered(self.source, answer);
     }
 
-    /// Translates piece by piece under one guard a piece and hands each to
-    /// `copy`, with its length.
+    /// Translates piece by piece and hands each to `copy`, with its length.
     fn walk(
         &mut self,
         iova: Iova,
@@ -254,7 +257,7 @@ impl Port {
             let Some(span) = Span::new(first, whole.last()) else {
                 return Ok(());
             };
-            match self.piece(span, access, &alive, &mut copy) {
+            match self.pieces(span, access, &alive, &mut copy) {
                 Ok(None) => return Err(DmaError::Stopped),
                 Ok(Some(done)) if done > span.last_offset() => return Ok(()),
                 Ok(Some(done)) => match first.checked_add(done) {
@@ -269,73 +272,82 @@ impl Port {
         }
     }
 
-    /// Does the first contiguous piece of `span`; returns its bytes, at least
-    /// one, or `None` when `alive` says no.
-    fn piece(
+    /// Does contiguous pieces of `whole`, from its first on, under one guard:
+    /// as many as [`PIECES`]. Returns their bytes, at least one, or `None` when
+    /// `alive` says no.
+    fn pieces(
         &mut self,
-        span: Span,
+        whole: Span,
         access: Access,
         alive: &impl Fn() -> bool,
         copy: &mut impl FnMut(&Outcome<'_>, usize) -> Result<Made, MemoryError>,
     ) -> Result<Option<u64>, Fault> {
-        let request = Request::new(self.source, span, access);
-        let refused = |reason| Fault {
-            source_id: request.source,
-            span,
-            access,
-            reason,
-            walk: None,
-            recoverable: false,
-        };
         let guard = self.participant.enter();
-        if !alive() {
-            return Ok(None);
-        }
         // Read after entering, so that who replaces the attachment and waits
         // for a grace knows that this worker has seen the new one.
         if self.attachment.version() != self.version {
             (self.version, self.space) = self.attachment.get();
             self.log = self.attachment.log();
         }
-        let space = self
-            .space
-            .as_ref()
-            .ok_or_else(|| refused(FaultReason::Blocked))?;
-        let translated = match &self.atc {
-            Some(atc) if atc.is_enabled() => atc.translate(&**space, &guard, &request)?,
-            _ => None,
-        };
-        let outcome = space
-            .translate(&guard, translated.as_ref().unwrap_or(&request))
-            .map_err(|fault| Fault { span, ..fault })?;
-        let asked = span.last_offset().saturating_add(1);
-        let done = match &outcome {
-            Outcome::Memory(run) => run.length().min(asked),
-            Outcome::Message { .. } => asked,
-        };
-        let length = usize::try_from(done).map_err(|_| refused(FaultReason::Reserved))?;
-        if length == 0 {
-            return Err(refused(FaultReason::NotMapped));
-        }
-        let copied = copy(&outcome, length);
-        if matches!(access, Access::Write | Access::Atomic)
-            && let Some(log) = &self.log
-            && let Some(written) = Span::with_length(span.first(), done)
-        {
-            // Also after a failure: a part of it may have been written.
-            log.mark(written);
-        }
-        let made = copied.map_err(|error| {
-            refused(match error {
-                MemoryError::Absent { .. } => FaultReason::Reserved,
-                _ => FaultReason::Revoked,
-            })
-        })?;
-        if let Made::Message(message) = made {
-            let interrupts = self.interrupts.as_ref();
-            interrupts
-                .ok_or_else(|| refused(FaultReason::Reserved))?
-                .message(self.source, message);
+        let mut done = 0_u64;
+        for _ in 0..PIECES {
+            let rest = whole.first().checked_add(done);
+            let Some(span) = rest.and_then(|first| Span::new(first, whole.last())) else {
+                break;
+            };
+            if !alive() {
+                return Ok(None);
+            }
+            let request = Request::new(self.source, span, access);
+            let refused = |reason| Fault {
+                source_id: request.source,
+                span,
+                access,
+                reason,
+                walk: None,
+                recoverable: false,
+            };
+            let space = self
+                .space
+                .as_ref()
+                .ok_or_else(|| refused(FaultReason::Blocked))?;
+            let translated = match &self.atc {
+                Some(atc) if atc.is_enabled() => atc.translate(&**space, &guard, &request)?,
+                _ => None,
+            };
+            let outcome = space
+                .translate(&guard, translated.as_ref().unwrap_or(&request))
+                .map_err(|fault| Fault { span, ..fault })?;
+            let asked = span.last_offset().saturating_add(1);
+            let bytes = match &outcome {
+                Outcome::Memory(run) => run.length().min(asked),
+                Outcome::Message { .. } => asked,
+            };
+            let length = usize::try_from(bytes).map_err(|_| refused(FaultReason::Reserved))?;
+            if length == 0 {
+                return Err(refused(FaultReason::NotMapped));
+            }
+            let copied = copy(&outcome, length);
+            if matches!(access, Access::Write | Access::Atomic)
+                && let Some(log) = &self.log
+                && let Some(written) = Span::with_length(span.first(), bytes)
+            {
+                // Also after a failure: a part of it may have been written.
+                log.mark(written);
+            }
+            let made = copied.map_err(|error| {
+                refused(match error {
+                    MemoryError::Absent { .. } => FaultReason::Reserved,
+                    _ => FaultReason::Revoked,
+                })
+            })?;
+            if let Made::Message(message) = made {
+                let interrupts = self.interrupts.as_ref();
+                interrupts
+                    .ok_or_else(|| refused(FaultReason::Reserved))?
+                    .message(self.source, message);
+            }
+            done = done.saturating_add(bytes);
         }
         Ok(Some(done))
     }

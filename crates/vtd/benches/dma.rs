@@ -65,7 +65,7 @@ fn main() {
         offset: 0,
     };
     let _range = ram.map(span, Rights::READ_WRITE, backing).unwrap();
-    ram.write(0, &vec![1; RAM]).unwrap();
+    ram.write(0, &vec![0; RAM]).unwrap();
     // The same pages as memory of our own, for memcpy.
     let rights = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new mapping that lives as long as the process.

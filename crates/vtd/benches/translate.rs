@@ -33,6 +33,9 @@ const BASE: u64 = 0x70_0000_0000;
 /// translations than a unit remembers, so that nearly every request walks.
 const FUNCTIONS: u64 = 128;
 
+/// Pages whose translations fit into a processor's second-level cache.
+const FEW: u64 = 4096;
+
 /// Requests of one round, and how many rounds of each are run; the best counts.
 const ROUND: u32 = 1 << 13;
 const ROUNDS: u32 = 1000;
@@ -124,8 +127,8 @@ fn best(chained: bool, mut work: impl FnMut(u64) -> u64) -> f64 {
         .fold(f64::INFINITY, f64::min)
 }
 
-/// Requests of `functions` functions, by one worker.
-fn worker(unit: &Arc<Vtd>, functions: u64, chained: bool) -> f64 {
+/// Requests of `functions` functions to `pages` pages, by one worker.
+fn worker(unit: &Arc<Vtd>, functions: u64, pages: u64, chained: bool) -> f64 {
     let mut participant = unit.gate().join();
     let guard = participant.enter();
     for page in 0..PAGES {
@@ -136,16 +139,16 @@ fn worker(unit: &Arc<Vtd>, functions: u64, chained: bool) -> f64 {
             unit,
             &guard,
             (random / PAGES) & (functions - 1),
-            random % PAGES,
+            random % pages,
         )
     })
 }
 
 /// The same of two workers at once: how many times as much they do.
 fn two(unit: &Arc<Vtd>, functions: u64) -> f64 {
-    let one = worker(unit, functions, false);
+    let one = worker(unit, functions, PAGES, false);
     let both = std::thread::scope(|scope| {
-        let all = [0, 1].map(|_| scope.spawn(|| worker(unit, functions, false)));
+        let all = [0, 1].map(|_| scope.spawn(|| worker(unit, functions, PAGES, false)));
         all.map(|thread| thread.join().unwrap_or(f64::INFINITY))
     });
     one * both.iter().map(|time| time.recip()).sum::<f64>()
@@ -181,15 +184,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         chained_floor,
     );
 
-    row("hit", worker(&unit, 1, false), floor);
+    row("hit", worker(&unit, 1, PAGES, false), floor);
+    row(
+        "hit, among 4,096 pages",
+        worker(&unit, 1, FEW, false),
+        floor,
+    );
     row(
         "hit, each for the result of the last",
-        worker(&unit, 1, true),
+        worker(&unit, 1, PAGES, true),
         chained_floor,
     );
     row(
         "walk of 4 levels, missing",
-        worker(&unit, FUNCTIONS, false),
+        worker(&unit, FUNCTIONS, PAGES, false),
         floor,
     );
 
