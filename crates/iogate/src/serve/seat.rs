@@ -49,6 +49,9 @@ impl Seat {
 
     /// Something about the function may have changed.
     pub(crate) fn tell(&self) {
+        // Without this who waits could look before the change and sleep after
+        // being told.
+        drop(self.lock());
         self.changed.notify_all();
     }
 
